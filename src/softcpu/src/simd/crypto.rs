@@ -65,8 +65,7 @@ const fn sbox() -> [u8; 256] {
         if q & 0x80 != 0 {
             q ^= 0x09;
         }
-        out[p as usize] =
-            q ^ q.rotate_left(1) ^ q.rotate_left(2) ^ q.rotate_left(3) ^ q.rotate_left(4) ^ 0x63;
+        out[p as usize] = q ^ q.rotate_left(1) ^ q.rotate_left(2) ^ q.rotate_left(3) ^ q.rotate_left(4) ^ 0x63;
         if p == 1 {
             break;
         }

@@ -11,8 +11,12 @@ pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let (a, size, imm) = (insn.vn(regs), insn.arr.size(), u32::from(insn.imm));
     let bits = insn.arr.lane_bits();
     let result = match op {
-        Shift::Sshl => signed!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n))),
-        Shift::Ushl => unsigned!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n))),
+        Shift::Sshl => {
+            signed!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+        }
+        Shift::Ushl => {
+            unsigned!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+        }
         Shift::Srshl | Shift::Urshl | Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl => {
             by_register(op, insn, regs)
         }
@@ -144,16 +148,22 @@ fn signed_right(size: Size, a: u128, distance: u32) -> u128 {
 
 /// Right by 1 to the lane size, rounding half up: the last bit shifted out is the carry.
 fn unsigned_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(size, map(a, |x| {
-        let most = x >> (distance - 1);
-        (most >> 1) + (most & 1)
-    }))
+    unsigned!(
+        size,
+        map(a, |x| {
+            let most = x >> (distance - 1);
+            (most >> 1) + (most & 1)
+        })
+    )
 }
 
 /// As [`unsigned_rounding_right`], of signed lanes.
 fn signed_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    signed!(size, map(a, |x| {
-        let most = x >> (distance - 1);
-        (most >> 1) + (most & 1)
-    }))
+    signed!(
+        size,
+        map(a, |x| {
+            let most = x >> (distance - 1);
+            (most >> 1) + (most & 1)
+        })
+    )
 }
