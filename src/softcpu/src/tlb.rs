@@ -124,7 +124,6 @@ impl BlockFilter {
         false
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "six bits of the hash")]
     fn place(va: u64, span_log2: u8) -> (usize, u64) {
         let hash = ((va >> (span_log2 & 63)) ^ u64::from(span_log2)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((hash >> 58) as usize % Self::WORDS, 1 << ((hash >> 52) & 63))
@@ -327,12 +326,10 @@ const fn number(position: usize) -> u64 {
 /// Stands in the place of an ASID that was forgotten, and of the global translations; no ASID has this value.
 const RETIRED: u32 = u32::MAX;
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to the table")]
 const fn data_slot(va: u64) -> usize {
     (va >> 12) as usize & (DATA_ENTRIES - 1)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to the table")]
 const fn fetch_slot(va: u64) -> usize {
     (va >> 12) as usize & (FETCH_ENTRIES - 1)
 }
