@@ -5,5 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod gic;
 pub mod irq;
 pub mod poll;
