@@ -6,5 +6,9 @@
 
 pub mod bus;
 pub mod gic;
+pub mod gpio;
 pub mod irq;
+pub mod output;
+pub mod pl011;
+pub mod pl031;
 pub mod poll;
