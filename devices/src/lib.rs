@@ -12,3 +12,4 @@ pub mod output;
 pub mod pl011;
 pub mod pl031;
 pub mod poll;
+pub mod virtio;
