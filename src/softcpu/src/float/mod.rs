@@ -156,7 +156,7 @@ pub(crate) trait Float: Copy + PartialEq + host::Host {
     /// The number with this sign, exponent field and fraction field.
     #[inline(always)]
     fn pack(sign: bool, exponent: u32, fraction: u64) -> Self {
-        Self::from_bits(u64::from(sign) * Self::SIGN | u64::from(exponent) << Self::FRACTION_BITS | fraction)
+        Self::from_bits((u64::from(sign) * Self::SIGN) | (u64::from(exponent) << Self::FRACTION_BITS) | fraction)
     }
 
     /// FPZero.

@@ -39,7 +39,7 @@ pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
 /// Bits to the right of element `index`; at most 120, as decoding makes no index past the register.
 #[inline(always)]
 fn element_shift(insn: SimdInsn, index: u8) -> u32 {
-    insn.arr.lane_bits() * u32::from(index) & 127
+    (insn.arr.lane_bits() * u32::from(index)) & 127
 }
 
 #[inline(always)]
@@ -149,7 +149,12 @@ fn expand_immediate(insn: SimdInsn) -> u128 {
         0b110 => words(imm << 16 | 0xffff),
         _ if op == 0 => halves(imm | imm << 8),
         // MOVI with a mask: every bit becomes a byte.
-        _ => return broadcast_value(super::Size::D, (0..8).fold(0, |out, bit| out | (imm >> bit & 1) * 0xff << (8 * bit))),
+        _ => {
+            return broadcast_value(
+                super::Size::D,
+                (0..8).fold(0, |out, bit| out | (((imm >> bit & 1) * 0xff) << (8 * bit))),
+            );
+        }
     };
     broadcast_value(super::Size::D, if op == 1 { !value } else { value })
 }

@@ -63,18 +63,12 @@ fn lanes<F: FpLane>(op: FpLanes, insn: SimdInsn, regs: &Regs, env: &mut Env) -> 
         FpLanes::Fmls => {
             map3(insn, a, insn.vm_or_element(regs), insn.vd(regs), |x: F, y, z| float::mul_add(env, z, x.neg(), y))
         }
-        FpLanes::Fmadd => {
-            map3(insn, a, insn.vm(regs), insn.va(regs), |x, y, z| float::mul_add::<F>(env, z, x, y))
-        }
-        FpLanes::Fmsub => {
-            map3(insn, a, insn.vm(regs), insn.va(regs), |x: F, y, z| float::mul_add(env, z, x.neg(), y))
-        }
+        FpLanes::Fmadd => map3(insn, a, insn.vm(regs), insn.va(regs), |x, y, z| float::mul_add::<F>(env, z, x, y)),
+        FpLanes::Fmsub => map3(insn, a, insn.vm(regs), insn.va(regs), |x: F, y, z| float::mul_add(env, z, x.neg(), y)),
         FpLanes::Fnmadd => {
             map3(insn, a, insn.vm(regs), insn.va(regs), |x: F, y, z: F| float::mul_add(env, z.neg(), x.neg(), y))
         }
-        FpLanes::Fnmsub => {
-            map3(insn, a, insn.vm(regs), insn.va(regs), |x, y, z: F| float::mul_add(env, z.neg(), x, y))
-        }
+        FpLanes::Fnmsub => map3(insn, a, insn.vm(regs), insn.va(regs), |x, y, z: F| float::mul_add(env, z.neg(), x, y)),
         FpLanes::Fmax | FpLanes::Fmin | FpLanes::Fmaxnm | FpLanes::Fminnm => {
             let f = extremum::<F>(op);
             map2(insn, a, insn.vm(regs), |x, y| f(env, x, y))

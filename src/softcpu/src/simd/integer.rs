@@ -1,7 +1,7 @@
 //! Integer arithmetic, comparison and logic on two vectors, without saturation (Arm ARM C7.2).
 
 use super::lanes::{low, map2, map3, pairwise, signed, unsigned};
-use super::{Integer, NOT_INDEXED, Size, SimdInsn, lanes};
+use super::{Integer, NOT_INDEXED, SimdInsn, Size, lanes};
 use crate::regs::Regs;
 
 /// Executes one operation.

@@ -14,30 +14,22 @@ pub(super) fn execute(op: Saturate, insn: SimdInsn, regs: &mut Regs) {
     let (a, b) = (insn.vn(regs), insn.vm_or_element(regs));
     // The saturated result and the one modulo the lane size: where they differ, a lane has saturated.
     let (result, exact) = match op {
-        Saturate::Sqadd => (
-            signed!(size, map2(a, b, |x, y| x.saturating_add(y))),
-            signed!(size, map2(a, b, |x, y| x.wrapping_add(y))),
-        ),
+        Saturate::Sqadd => {
+            (signed!(size, map2(a, b, |x, y| x.saturating_add(y))), signed!(size, map2(a, b, |x, y| x.wrapping_add(y))))
+        }
         Saturate::Uqadd => (
             unsigned!(size, map2(a, b, |x, y| x.saturating_add(y))),
             unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y))),
         ),
-        Saturate::Sqsub => (
-            signed!(size, map2(a, b, |x, y| x.saturating_sub(y))),
-            signed!(size, map2(a, b, |x, y| x.wrapping_sub(y))),
-        ),
+        Saturate::Sqsub => {
+            (signed!(size, map2(a, b, |x, y| x.saturating_sub(y))), signed!(size, map2(a, b, |x, y| x.wrapping_sub(y))))
+        }
         Saturate::Uqsub => (
             unsigned!(size, map2(a, b, |x, y| x.saturating_sub(y))),
             unsigned!(size, map2(a, b, |x, y| x.wrapping_sub(y))),
         ),
-        Saturate::Sqabs => (
-            signed!(size, map(a, |x| x.saturating_abs())),
-            signed!(size, map(a, |x| x.wrapping_abs())),
-        ),
-        Saturate::Sqneg => (
-            signed!(size, map(a, |x| x.saturating_neg())),
-            signed!(size, map(a, |x| x.wrapping_neg())),
-        ),
+        Saturate::Sqabs => (signed!(size, map(a, |x| x.saturating_abs())), signed!(size, map(a, |x| x.wrapping_abs()))),
+        Saturate::Sqneg => (signed!(size, map(a, |x| x.saturating_neg())), signed!(size, map(a, |x| x.wrapping_neg()))),
         Saturate::Suqadd => {
             let d = insn.vd(regs);
             let sum = unsigned!(size, map2(d, a, |x, y| x.wrapping_add(y)));

@@ -119,4 +119,3 @@ fn small_sigma_0(t: u64) -> u64 {
 fn small_sigma_1(t: u64) -> u64 {
     t.rotate_right(19) ^ t.rotate_right(61) ^ t >> 6
 }
-

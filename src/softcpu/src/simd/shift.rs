@@ -11,8 +11,12 @@ pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let (a, size, imm) = (insn.vn(regs), insn.arr.size(), u32::from(insn.imm));
     let bits = insn.arr.lane_bits();
     let result = match op {
-        Shift::Sshl => signed!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n))),
-        Shift::Ushl => unsigned!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n))),
+        Shift::Sshl => {
+            signed!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as u8 as i8, bits, |x, n| x << n, |x, n| x >> n)))
+        }
+        Shift::Ushl => {
+            unsigned!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+        }
         Shift::Srshl | Shift::Urshl | Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl => {
             by_register(op, insn, regs)
         }
@@ -69,7 +73,7 @@ fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
     let signed_op = matches!(op, Shift::Srshl | Shift::Sqshl | Shift::Sqrshl);
     let result = if signed_op {
         let maximum = (1 << (bits - 1)) - 1;
-        signed!(insn.arr.size(), map2(a, b, |x, y| shift(x.into(), y as i8, -maximum - 1, maximum) as _))
+        signed!(insn.arr.size(), map2(a, b, |x, y| shift(x.into(), y as u8 as i8, -maximum - 1, maximum) as _))
     } else {
         let maximum = (1 << bits) - 1;
         unsigned!(insn.arr.size(), map2(a, b, |x, y| shift(x.into(), y as i8, 0, maximum) as _))
@@ -144,16 +148,22 @@ fn signed_right(size: Size, a: u128, distance: u32) -> u128 {
 
 /// Right by 1 to the lane size, rounding half up: the last bit shifted out is the carry.
 fn unsigned_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(size, map(a, |x| {
-        let most = x >> (distance - 1);
-        (most >> 1) + (most & 1)
-    }))
+    unsigned!(
+        size,
+        map(a, |x| {
+            let most = x >> (distance - 1);
+            (most >> 1) + (most & 1)
+        })
+    )
 }
 
 /// As [`unsigned_rounding_right`], of signed lanes.
 fn signed_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    signed!(size, map(a, |x| {
-        let most = x >> (distance - 1);
-        (most >> 1) + (most & 1)
-    }))
+    signed!(
+        size,
+        map(a, |x| {
+            let most = x >> (distance - 1);
+            (most >> 1) + (most & 1)
+        })
+    )
 }

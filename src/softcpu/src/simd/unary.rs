@@ -110,4 +110,3 @@ fn fold_unsigned<T: Lane + Into<u64>>(a: u128, lanes: usize, f: impl Fn(u64, u64
     let lanes_of_a = T::split(a);
     lanes_of_a.as_ref().iter().take(lanes).map(|x| (*x).into()).reduce(f).unwrap_or(0)
 }
-

@@ -21,7 +21,11 @@ pub fn decode(word: u32) -> Option<SimdInsn> {
     match bits(word, 31, 28) {
         op0 if op0 & 0b1001 == 0 => vector(word),
         0b0101 | 0b0111 => {
-            if bits(word, 31, 24) == 0x5e && bits(word, 21, 21) == 0 && bits(word, 15, 15) == 0 && bits(word, 11, 10) == 0 {
+            if bits(word, 31, 24) == 0x5e
+                && bits(word, 21, 21) == 0
+                && bits(word, 15, 15) == 0
+                && bits(word, 11, 10) == 0
+            {
                 sha_three(word)
             } else if word & 0xff3e_0c00 == 0x5e28_0800 {
                 sha_two(word)
