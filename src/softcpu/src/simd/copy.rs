@@ -1,5 +1,6 @@
 //! Moves of lanes: copies, permutations, table lookup, and modified immediates (Arm ARM C7.2).
 
+use super::kernels::permute;
 use super::lanes::{Lane, broadcast, broadcast_value, low, unsigned};
 use super::{Copy, SimdInsn};
 use crate::regs::Regs;
@@ -19,13 +20,14 @@ pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
         Copy::Umov => return regs.set_x(insn.rd, element(insn, insn.vn(regs), insn.imm)),
         Copy::Smov32 => return regs.set_x(insn.rd, u64::from(signed_element(insn, regs) as u32)),
         Copy::Smov64 => return regs.set_x(insn.rd, signed_element(insn, regs) as u64),
-        Copy::Zip1 => unsigned!(size, zip(insn.vn(regs), insn.vm(regs))),
-        Copy::Zip2 if half => unsigned!(size, zip(insn.vn(regs) >> 32, insn.vm(regs) >> 32)),
-        Copy::Zip2 => unsigned!(size, zip(insn.vn(regs) >> 64, insn.vm(regs) >> 64)),
-        Copy::Uzp1 => unsigned!(size, unzip(insn.vn(regs), insn.vm(regs), half, 0)),
-        Copy::Uzp2 => unsigned!(size, unzip(insn.vn(regs), insn.vm(regs), half, 1)),
-        Copy::Trn1 => unsigned!(size, transpose(insn.vn(regs), insn.vm(regs), 0)),
-        Copy::Trn2 => unsigned!(size, transpose(insn.vn(regs), insn.vm(regs), 1)),
+        Copy::Zip1 => return unsigned!(size, permute(insn, regs, zip)),
+        Copy::Zip2 => {
+            return unsigned!(size, permute(insn, regs, |a, b, out| zip(&a[a.len() / 2..], &b[b.len() / 2..], out)));
+        }
+        Copy::Uzp1 => return unsigned!(size, permute(insn, regs, unzip::<_, 0>)),
+        Copy::Uzp2 => return unsigned!(size, permute(insn, regs, unzip::<_, 1>)),
+        Copy::Trn1 => return unsigned!(size, permute(insn, regs, transpose::<_, 0>)),
+        Copy::Trn2 => return unsigned!(size, permute(insn, regs, transpose::<_, 1>)),
         Copy::Ext => extract(insn.vn(regs), insn.vm(regs), half, insn.imm),
         Copy::Tbl => table(insn, regs, 0),
         Copy::Tbx => table(insn, regs, insn.vd(regs)),
@@ -65,42 +67,30 @@ fn insert(insn: SimdInsn, v: u128, value: u64) -> u128 {
     v & !(u128::from(mask) << shift) | u128::from(value & mask) << shift
 }
 
-/// Alternates the lanes of the lower halves of `a` and `b`.
+/// Alternates the lanes of `a` and `b` until `out` is full.
 #[inline(always)]
-fn zip<T: Lane>(a: u128, b: u128) -> u128 {
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    for (pair, (x, y)) in out.as_mut().chunks_exact_mut(2).zip(a.as_ref().iter().zip(b.as_ref())) {
+fn zip<T: Lane>(a: &[T], b: &[T], out: &mut [T]) {
+    for (pair, (x, y)) in out.chunks_exact_mut(2).zip(a.iter().zip(b)) {
         pair[0] = *x;
         pair[1] = *y;
     }
-    T::join(out)
 }
 
-/// Every second lane of `a` and then of `b`, from lane `first`.
+/// Every second lane of `a` and then of `b`, from lane `FIRST`.
 #[inline(always)]
-fn unzip<T: Lane>(a: u128, b: u128, half: bool, first: usize) -> u128 {
-    let (a, b) = if half { (low(a) | b << 64, 0) } else { (a, b) };
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    let sources = a.as_ref().chunks_exact(2).chain(b.as_ref().chunks_exact(2));
-    for (lane, pair) in out.as_mut().iter_mut().zip(sources) {
-        *lane = pair[first & 1];
+fn unzip<T: Lane, const FIRST: usize>(a: &[T], b: &[T], out: &mut [T]) {
+    for (lane, pair) in out.iter_mut().zip(a.chunks_exact(2).chain(b.chunks_exact(2))) {
+        *lane = pair[FIRST];
     }
-    T::join(out)
 }
 
-/// The even (`part` 0) or odd (1) lanes of `a` and `b`, alternating.
+/// The even (`PART` 0) or odd (1) lanes of `a` and `b`, alternating.
 #[inline(always)]
-fn transpose<T: Lane>(a: u128, b: u128, part: usize) -> u128 {
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    let sources = a.as_ref().chunks_exact(2).zip(b.as_ref().chunks_exact(2));
-    for (pair, (x, y)) in out.as_mut().chunks_exact_mut(2).zip(sources) {
-        pair[0] = x[part & 1];
-        pair[1] = y[part & 1];
+fn transpose<T: Lane, const PART: usize>(a: &[T], b: &[T], out: &mut [T]) {
+    for (pair, (x, y)) in out.chunks_exact_mut(2).zip(a.chunks_exact(2).zip(b.chunks_exact(2))) {
+        pair[0] = x[PART];
+        pair[1] = y[PART];
     }
-    T::join(out)
 }
 
 /// The register's worth of bytes that starts at byte `index` of `a` followed by `b`.

@@ -30,6 +30,7 @@ mod fp_convert;
 mod fp_lanes;
 mod fp_scalar;
 mod integer;
+mod kernels;
 mod lanes;
 mod op;
 mod saturate;

@@ -1,45 +1,57 @@
 //! Shifts that keep the lane size, by register and by immediate (Arm ARM C7.2).
 
+use super::kernels::{binary, unary};
 use super::lanes::{Lane, map, map2, signed, unsigned};
 use super::saturate::QC;
-use super::{Shift, SimdInsn, Size};
+use super::{Shift, SimdInsn};
 use crate::regs::Regs;
 use core::cell::Cell;
 
+/// `x` shifted right by 1 to the lane size; by the lane size it leaves zero, or the sign.
+macro_rules! right {
+    ($x:expr, $distance:expr) => {
+        ($x >> ($distance - 1)) >> 1
+    };
+}
+
+/// As `right!`, rounded half up: the last bit shifted out is the carry.
+macro_rules! rounding_right {
+    ($x:expr, $distance:expr) => {{
+        let most = $x >> ($distance - 1);
+        (most >> 1) + (most & 1)
+    }};
+}
+
 /// Executes one operation.
 pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
-    let (a, size, imm) = (insn.vn(regs), insn.arr.size(), u32::from(insn.imm));
-    let bits = insn.arr.lane_bits();
-    let result = match op {
+    let (size, imm, bits) = (insn.arr.size(), u32::from(insn.imm), insn.arr.lane_bits());
+    match op {
         Shift::Sshl => {
-            signed!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as u8 as i8, bits, |x, n| x << n, |x, n| x >> n)))
+            signed!(size, binary(insn, regs, |x, y, _| plain(x, y as u8 as i8, bits, |x, n| x << n, |x, n| x >> n)))
         }
         Shift::Ushl => {
-            unsigned!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+            unsigned!(size, binary(insn, regs, |x, y, _| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
         }
         Shift::Srshl | Shift::Urshl | Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl => {
-            by_register(op, insn, regs)
+            let result = by_register(op, insn, regs);
+            insn.write(regs, result);
         }
-        Shift::Sshr => signed_right(size, a, imm),
-        Shift::Ushr => unsigned_right(size, a, imm),
-        Shift::Ssra => accumulate(size, insn.vd(regs), signed_right(size, a, imm)),
-        Shift::Usra => accumulate(size, insn.vd(regs), unsigned_right(size, a, imm)),
-        Shift::Srshr => signed_rounding_right(size, a, imm),
-        Shift::Urshr => unsigned_rounding_right(size, a, imm),
-        Shift::Srsra => accumulate(size, insn.vd(regs), signed_rounding_right(size, a, imm)),
-        Shift::Ursra => accumulate(size, insn.vd(regs), unsigned_rounding_right(size, a, imm)),
-        Shift::Sri => {
-            let kept = !unsigned_right(size, u128::MAX, imm);
-            unsigned_right(size, a, imm) | insn.vd(regs) & kept
+        Shift::Sshr => signed!(size, unary(insn, regs, |x, _| right!(x, imm))),
+        Shift::Ushr => unsigned!(size, unary(insn, regs, |x, _| right!(x, imm))),
+        Shift::Ssra => signed!(size, unary(insn, regs, |x, z| z.wrapping_add(right!(x, imm)))),
+        Shift::Usra => unsigned!(size, unary(insn, regs, |x, z| z.wrapping_add(right!(x, imm)))),
+        Shift::Srshr => signed!(size, unary(insn, regs, |x, _| rounding_right!(x, imm))),
+        Shift::Urshr => unsigned!(size, unary(insn, regs, |x, _| rounding_right!(x, imm))),
+        Shift::Srsra => signed!(size, unary(insn, regs, |x, z| z.wrapping_add(rounding_right!(x, imm)))),
+        Shift::Ursra => unsigned!(size, unary(insn, regs, |x, z| z.wrapping_add(rounding_right!(x, imm)))),
+        Shift::Sri => unsigned!(size, unary(insn, regs, |x, z| right!(x, imm) | z >> (bits - imm) << (bits - imm))),
+        Shift::Shl => unsigned!(size, unary(insn, regs, |x, _| x << imm)),
+        Shift::Sli => unsigned!(size, unary(insn, regs, |x, z| x << imm | z ^ (z >> imm << imm))),
+        Shift::Sqshlu | Shift::SqshlImm | Shift::UqshlImm => {
+            let result = saturating_left(op, insn, regs);
+            insn.write(regs, result);
         }
-        Shift::Shl => left(size, a, imm),
-        Shift::Sli => {
-            let kept = !left(size, u128::MAX, imm);
-            left(size, a, imm) | insn.vd(regs) & kept
-        }
-        Shift::Sqshlu | Shift::SqshlImm | Shift::UqshlImm => saturating_left(op, insn, regs),
-    };
-    insn.write(regs, result);
+    }
 }
 
 /// `x` shifted left by `amount`, or right by its negative, without rounding. `right` gets 1 to `bits`.
@@ -125,45 +137,4 @@ fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
         regs.fpsr |= QC;
     }
     result
-}
-
-fn accumulate(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y)))
-}
-
-/// Left by less than the lane size.
-fn left(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(size, map(a, |x| x.wrapping_shl(distance)))
-}
-
-/// Right by 1 to the lane size; a shift by the whole lane gives zero.
-fn unsigned_right(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(size, map(a, |x| x.checked_shr(distance).unwrap_or(0)))
-}
-
-/// Right by 1 to the lane size; a shift by the whole lane gives the sign.
-fn signed_right(size: Size, a: u128, distance: u32) -> u128 {
-    signed!(size, map(a, |x| (x >> (distance - 1)) >> 1))
-}
-
-/// Right by 1 to the lane size, rounding half up: the last bit shifted out is the carry.
-fn unsigned_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(
-        size,
-        map(a, |x| {
-            let most = x >> (distance - 1);
-            (most >> 1) + (most & 1)
-        })
-    )
-}
-
-/// As [`unsigned_rounding_right`], of signed lanes.
-fn signed_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    signed!(
-        size,
-        map(a, |x| {
-            let most = x >> (distance - 1);
-            (most >> 1) + (most & 1)
-        })
-    )
 }
