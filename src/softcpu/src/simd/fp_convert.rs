@@ -71,7 +71,7 @@ fn shorten(op: FpConvert, insn: SimdInsn, a: u128, env: &mut Env) -> u128 {
             let [x0, x1, x2, x3] = u32::split(a).map(|x| float::convert(env, x));
             u16::join([x0, x1, x2, x3, 0, 0, 0, 0])
         }
-        _ => join(u64::split(a).map(|x| float::convert(env, x))),
+        _ => join(u64::split(a).map(|x| float::to_single(env, x))),
     }
 }
 
@@ -82,7 +82,7 @@ fn between_scalars(op: FpConvert, source: Arrangement, a: u128, env: &mut Env) -
         (FpConvert::FcvtToH, Arrangement::S) => u128::from(float::convert::<_, u16>(env, single)),
         (FpConvert::FcvtToH, _) => u128::from(float::convert::<_, u16>(env, double)),
         (FpConvert::FcvtToS, Arrangement::H) => u128::from(float::convert::<_, u32>(env, half)),
-        (FpConvert::FcvtToS, _) => u128::from(float::convert::<_, u32>(env, double)),
+        (FpConvert::FcvtToS, _) => u128::from(float::to_single(env, double)),
         (_, Arrangement::H) => u128::from(float::convert::<_, u64>(env, half)),
         _ => u128::from(float::convert::<_, u64>(env, single)),
     }
