@@ -29,7 +29,7 @@ mod round;
 mod tests;
 
 pub(crate) use arith::{add, div, fused_recip_step, fused_rsqrt_step, mul, mul_add, mulx, sqrt, sub};
-pub(crate) use compare::{Relation, compare, compare_zero, max, max_num, min, min_num};
+pub(crate) use compare::{Relation, compare, max, max_num, min, min_num};
 pub(crate) use convert::{
     Fixed, convert, from_fixed, round_to_int, round_to_int_in_range, to_fixed, to_javascript_int, to_odd_single,
     to_single,

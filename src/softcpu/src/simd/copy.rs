@@ -79,7 +79,11 @@ fn zip<T: Lane>(a: &[T], b: &[T], out: &mut [T]) {
 /// Every second lane of `a` and then of `b`, from lane `FIRST`.
 #[inline(always)]
 fn unzip<T: Lane, const FIRST: usize>(a: &[T], b: &[T], out: &mut [T]) {
-    for (lane, pair) in out.iter_mut().zip(a.chunks_exact(2).chain(b.chunks_exact(2))) {
+    let (lower, upper) = out.split_at_mut(a.len() / 2);
+    for (lane, pair) in lower.iter_mut().zip(a.chunks_exact(2)) {
+        *lane = pair[FIRST];
+    }
+    for (lane, pair) in upper.iter_mut().zip(b.chunks_exact(2)) {
         *lane = pair[FIRST];
     }
 }

@@ -58,8 +58,8 @@ fn lanes<F: FpLane>(op: FpLanes, insn: SimdInsn, regs: &mut Regs) {
         FpLanes::Fnmul => binary::<F>(insn, regs, |env, x, y| float::mul(env, x, y).neg()),
         FpLanes::Fdiv => binary::<F>(insn, regs, |env, x, y| float::div(env, x, y)),
         FpLanes::Fabd => binary::<F>(insn, regs, |env, x, y| Float::abs(float::sub(env, x, y))),
-        FpLanes::Fmla => accumulate::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x, y)),
-        FpLanes::Fmls => accumulate::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x.neg(), y)),
+        FpLanes::Fmla => vector::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x, y)),
+        FpLanes::Fmls => vector::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x.neg(), y)),
         FpLanes::Fmadd => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x, y)),
         FpLanes::Fmsub => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x.neg(), y)),
         FpLanes::Fnmadd => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z.neg(), x.neg(), y)),
@@ -120,48 +120,47 @@ const fn env(regs: &Regs) -> Env {
 /// Vd = `f` of each lane of Vn.
 #[inline(never)]
 fn unary<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F) -> F) {
-    let mut env = env(regs);
-    if insn.arr.is_scalar() {
-        let value = f(&mut env, F::from_low(insn.vn(regs)));
-        insn.write_all(regs, value.into());
-    } else {
-        let mut out = F::split(insn.vn(regs));
-        for x in out.as_mut().iter_mut().take(insn.arr.lanes()) {
-            *x = f(&mut env, *x);
-        }
-        insn.write(regs, F::join(out));
+    if !insn.arr.is_scalar() {
+        return vector(insn, regs, |env, x, _, _| f(env, x));
     }
+    let mut env = env(regs);
+    let value = f(&mut env, F::from_low(insn.vn(regs)));
     regs.fpsr = env.fpsr;
+    insn.write_all(regs, value.into());
 }
 
 /// Vd = `f` of each pair of lanes of Vn and Vm, or element `imm` of Vm.
 #[inline(never)]
 fn binary<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F) -> F) {
-    let mut env = env(regs);
-    if insn.arr.is_scalar() && insn.imm == NOT_INDEXED {
-        let value = f(&mut env, F::from_low(insn.vn(regs)), F::from_low(insn.vm(regs)));
-        insn.write_all(regs, value.into());
-    } else {
-        let (mut out, b) = (F::split(insn.vn(regs)), F::split(insn.vm_or_element(regs)));
-        for (x, y) in out.as_mut().iter_mut().zip(b.as_ref()).take(insn.arr.lanes()) {
-            *x = f(&mut env, *x, *y);
-        }
-        insn.write(regs, F::join(out));
+    if !insn.arr.is_scalar() || insn.imm != NOT_INDEXED {
+        return vector(insn, regs, |env, x, y, _| f(env, x, y));
     }
+    let mut env = env(regs);
+    let value = f(&mut env, F::from_low(insn.vn(regs)), F::from_low(insn.vm(regs)));
     regs.fpsr = env.fpsr;
+    insn.write_all(regs, value.into());
 }
 
 /// Vd = `f` of each triple of lanes of Vn, of Vm or its element `imm`, and of the old Vd.
 #[inline(never)]
-fn accumulate<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F, F) -> F) {
+fn vector<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F, F) -> F) {
     let mut env = env(regs);
-    let (a, b) = (F::split(insn.vn(regs)), F::split(insn.vm_or_element(regs)));
-    let mut out = F::split(insn.vd(regs));
-    for ((z, x), y) in out.as_mut().iter_mut().zip(a.as_ref()).zip(b.as_ref()).take(insn.arr.lanes()) {
-        *z = f(&mut env, *x, *y, *z);
+    let register = |index: u8| *F::view(&regs.v[usize::from(index & 31)]);
+    let (a, b, d) = (register(insn.rn), register(insn.rm), register(insn.rd));
+    let mut out = *F::view(&0);
+    let each = out.as_mut().iter_mut().zip(a.as_ref()).zip(d.as_ref()).take(insn.arr.lanes());
+    if insn.imm == NOT_INDEXED {
+        for (((r, x), z), y) in each.zip(b.as_ref()) {
+            *r = f(&mut env, *x, *y, *z);
+        }
+    } else {
+        let y = b.as_ref()[usize::from(insn.imm) & (b.as_ref().len() - 1)];
+        for ((r, x), z) in each {
+            *r = f(&mut env, *x, y, *z);
+        }
     }
-    insn.write(regs, F::join(out));
     regs.fpsr = env.fpsr;
+    *F::view_mut(&mut regs.v[usize::from(insn.rd & 31)]) = out;
 }
 
 /// Vd = `f` of the scalars in Vn, Vm and Va.

@@ -8,6 +8,7 @@ use super::lanes::Lane;
 use super::saturate::QC;
 use super::{NOT_INDEXED, SimdInsn};
 use crate::regs::Regs;
+use core::ops::RangeInclusive;
 
 /// A V register in lanes.
 #[inline(always)]
@@ -96,18 +97,21 @@ pub(super) fn permute<T: Lane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&[T],
     set_lanes::<T>(regs, insn.rd, out);
 }
 
-/// Vd = `f` of adjacent lanes of Vn, then of Vm.
-#[inline(never)]
+/// Vd = `f` of adjacent lanes of Vn, then of Vm; the scalar form has the first pair only.
+#[inline(always)]
 pub(super) fn pairwise<T: Lane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(T, T) -> T) {
-    let (a, b) = (lanes::<T>(regs, insn.rn), lanes::<T>(regs, insn.rm));
-    let mut out = *T::view(&0);
-    let each = a.as_ref().len() / if insn.arr.is_half() { 4 } else { 2 };
-    let pairs = a.as_ref().chunks_exact(2).take(each).chain(b.as_ref().chunks_exact(2).take(each));
-    let mask = insn.arr.mask_lanes::<T>();
-    for ((z, pair), mask) in out.as_mut().iter_mut().zip(pairs).zip(mask.as_ref()) {
-        *z = f(pair[0], pair[1]) & *mask;
+    permute::<T>(insn, regs, |a, b, out| {
+        let (lower, upper) = out.split_at_mut(a.len() / 2);
+        for (z, pair) in lower.iter_mut().zip(a.chunks_exact(2)) {
+            *z = f(pair[0], pair[1]);
+        }
+        for (z, pair) in upper.iter_mut().zip(b.chunks_exact(2)) {
+            *z = f(pair[0], pair[1]);
+        }
+    });
+    if insn.arr.is_scalar() {
+        insn.write(regs, insn.vd(regs));
     }
-    set_lanes::<T>(regs, insn.rd, out);
 }
 
 /// The lanes that a widening operation reads: the upper half of a full arrangement, else the lower.
@@ -155,10 +159,18 @@ pub(super) fn widening_second<N: Lane, W: Lane + From<N>>(insn: SimdInsn, regs: 
 #[inline(never)]
 pub(super) fn narrowing<N: Lane, W: Lane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(W, W) -> N) {
     let (a, b) = (lanes::<W>(regs, insn.rn), lanes::<W>(regs, insn.rm));
+    set_narrow::<N>(insn, regs, |out| {
+        for (z, (x, y)) in out.iter_mut().zip(a.as_ref().iter().zip(b.as_ref())) {
+            *z = f(*x, *y);
+        }
+    });
+}
+
+/// Lets `fill` set the lower lanes, and writes them to Vd or, for a full arrangement, to its upper half only.
+#[inline(always)]
+fn set_narrow<N: Lane>(insn: SimdInsn, regs: &mut Regs, fill: impl Fn(&mut [N])) {
     let mut narrow = *N::view(&0);
-    for (z, (x, y)) in narrow.as_mut().iter_mut().zip(a.as_ref().iter().zip(b.as_ref())) {
-        *z = f(*x, *y);
-    }
+    fill(narrow.as_mut());
     if insn.arr.is_full() {
         let (from, to) = (narrow.as_ref(), N::view_mut(&mut regs.v[usize::from(insn.rd & 31)]).as_mut());
         let middle = from.len() / 2;
@@ -166,6 +178,33 @@ pub(super) fn narrowing<N: Lane, W: Lane>(insn: SimdInsn, regs: &mut Regs, f: im
     } else {
         set_lanes::<N>(regs, insn.rd, narrow);
     }
+}
+
+/// As [`narrowing`], of `f` of the wide lanes of Vn limited to a range. A scalar takes the lowest lane only.
+#[inline(never)]
+pub(super) fn narrowing_saturating<N: Lane, W: Lane + Ord>(
+    insn: SimdInsn,
+    regs: &mut Regs,
+    range: RangeInclusive<W>,
+    f: impl Fn(W) -> W,
+    narrow: impl Fn(W) -> N,
+) {
+    let mut a = lanes::<W>(regs, insn.rn);
+    let mask = insn.arr.wide_mask_lanes::<W>();
+    let mut difference = W::default();
+    for (x, mask) in a.as_mut().iter_mut().zip(mask.as_ref()) {
+        let value = f(*x & *mask);
+        *x = value.clamp(*range.start(), *range.end());
+        difference = difference | (value ^ *x);
+    }
+    if difference != W::default() {
+        regs.fpsr |= QC;
+    }
+    set_narrow::<N>(insn, regs, |out| {
+        for (z, x) in out.iter_mut().zip(a.as_ref()) {
+            *z = narrow(*x);
+        }
+    });
 }
 
 /// Vd = `f` of both halves of Vn, Vm and Vd.

@@ -3,8 +3,8 @@
 //! Widening extends both sources first and then works on wide lanes; narrowing works on wide lanes and then keeps half of
 //! each. [`SimdInsn::arr`] is the narrow side, and a full arrangement selects the upper half of the narrow register.
 
-use super::kernels::{narrowing, widening, widening_second};
-use super::lanes::{Lane, broadcast, low, map, map2, signed, unsigned};
+use super::kernels::{narrowing, narrowing_saturating, widening, widening_second};
+use super::lanes::{Lane, broadcast, map, map2, signed, unsigned};
 use super::saturate::QC;
 use super::{NOT_INDEXED, SimdInsn, Size, Widen};
 use crate::regs::Regs;
@@ -113,34 +113,31 @@ fn doubling(op: Widen, insn: SimdInsn, regs: &mut Regs) {
     insn.write_all(regs, result & mask);
 }
 
-/// The narrowing operations that saturate.
+/// The narrowing operations that saturate. Scalars leave lanes of zero above them, which cutting off keeps.
 fn narrow_saturating(op: Widen, insn: SimdInsn, regs: &mut Regs) {
-    let (size, wide) = (insn.arr.size(), wider(insn.arr.size()));
-    let bits = insn.arr.lane_bits();
-    let imm = u32::from(insn.imm);
-    // Lanes outside a scalar are zero, and zero saturates nothing.
-    let a = if insn.arr.is_scalar() { insn.vn(regs) & ((1 << (2 * bits)) - 1) } else { insn.vn(regs) };
-    let (value, saturated) = match op {
-        Widen::Sqxtn => clamp_signed(wide, a, -(1 << (bits - 1)), (1 << (bits - 1)) - 1),
-        Widen::Sqxtun => clamp_signed(wide, a, 0, (1 << bits) - 1),
-        Widen::Uqxtn => clamp_unsigned(wide, a, (1 << bits) - 1),
-        Widen::Sqshrn | Widen::Sqrshrn => {
-            let shifted = signed_shift(wide, a, imm, matches!(op, Widen::Sqrshrn));
-            clamp_signed(wide, shifted, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-        }
-        Widen::Sqshrun | Widen::Sqrshrun => {
-            clamp_signed(wide, signed_shift(wide, a, imm, matches!(op, Widen::Sqrshrun)), 0, (1 << bits) - 1)
-        }
-        _ => clamp_unsigned(wide, unsigned_shift(wide, a, imm, matches!(op, Widen::Uqrshrn)), (1 << bits) - 1),
-    };
-    if saturated {
-        regs.fpsr |= QC;
+    let (size, bits, imm) = (insn.arr.size(), insn.arr.lane_bits(), u32::from(insn.imm));
+    let half = 1i64 << (bits - 1);
+    let whole = 2 * half - 1;
+    macro_rules! signed_narrow {
+        ($range:expr, $f:expr) => {
+            signed_pair!(size, narrowing_saturating(insn, regs, $range, $f, |x| x as _))
+        };
     }
-    let value = low(truncate(size, value));
-    if insn.arr.is_full() {
-        insn.write_all(regs, low(insn.vd(regs)) | value << 64);
-    } else {
-        insn.write(regs, value);
+    macro_rules! unsigned_narrow {
+        ($f:expr) => {
+            unsigned_pair!(size, narrowing_saturating(insn, regs, 0..=whole as _, $f, |x| x as _))
+        };
+    }
+    match op {
+        Widen::Sqxtn => signed_narrow!(-half as _..=(half - 1) as _, |x| x),
+        Widen::Sqxtun => signed_narrow!(0..=whole as _, |x| x),
+        Widen::Uqxtn => unsigned_narrow!(|x| x),
+        Widen::Sqshrn => signed_narrow!(-half as _..=(half - 1) as _, |x| x >> imm),
+        Widen::Sqrshrn => signed_narrow!(-half as _..=(half - 1) as _, |x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Sqshrun => signed_narrow!(0..=whole as _, |x| x >> imm),
+        Widen::Sqrshrun => signed_narrow!(0..=whole as _, |x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Uqshrn => unsigned_narrow!(|x| x >> imm),
+        _ => unsigned_narrow!(|x| (x >> imm) + (x >> (imm - 1) & 1)),
     }
 }
 
@@ -175,53 +172,6 @@ fn sign_extend(size: Size, v: u128) -> u128 {
         Size::H => extend::<i16, i32>(v),
         _ => extend::<i32, i64>(v),
     }
-}
-
-/// The lower halves of lanes twice as wide as `size`, in the lower half of the register.
-fn truncate(size: Size, v: u128) -> u128 {
-    fn keep<N: Lane>(v: u128) -> u128 {
-        let lanes = N::split(v);
-        let mut out = N::split(0);
-        for (narrow, pair) in out.as_mut().iter_mut().zip(lanes.as_ref().chunks_exact(2)) {
-            *narrow = pair[0];
-        }
-        N::join(out)
-    }
-    match size {
-        Size::B => keep::<u8>(v),
-        Size::H => keep::<u16>(v),
-        _ => keep::<u32>(v),
-    }
-}
-
-/// Right by 1 to half of the lane; rounding adds the last bit shifted out.
-fn signed_shift(size: Size, a: u128, distance: u32, round: bool) -> u128 {
-    if round {
-        signed!(size, map(a, |x| (x >> distance) + ((x >> (distance - 1)) & 1)))
-    } else {
-        signed!(size, map(a, |x| x >> distance))
-    }
-}
-
-/// As [`signed_shift`], of unsigned lanes.
-fn unsigned_shift(size: Size, a: u128, distance: u32, round: bool) -> u128 {
-    if round {
-        unsigned!(size, map(a, |x| (x >> distance) + ((x >> (distance - 1)) & 1)))
-    } else {
-        unsigned!(size, map(a, |x| x >> distance))
-    }
-}
-
-/// Lanes limited to a range, and whether any lay outside.
-fn clamp_signed(size: Size, a: u128, minimum: i64, maximum: i64) -> (u128, bool) {
-    let value = signed!(size, map(a, |x| x.clamp(minimum as _, maximum as _)));
-    (value, value != a)
-}
-
-/// As [`clamp_signed`], of unsigned lanes.
-fn clamp_unsigned(size: Size, a: u128, maximum: u64) -> (u128, bool) {
-    let value = unsigned!(size, map(a, |x| x.min(maximum as _)));
-    (value, value != a)
 }
 
 /// The product of two polynomials over GF(2), four bits of `b` at a time.
