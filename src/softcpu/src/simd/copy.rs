@@ -6,6 +6,7 @@ use super::{Copy, SimdInsn};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
     let (arr, size) = (insn.arr, insn.arr.size());
     let half = arr.is_half();
@@ -29,11 +30,9 @@ pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
         Copy::Trn1 => return unsigned!(size, permute(insn, regs, transpose::<_, 0>)),
         Copy::Trn2 => return unsigned!(size, permute(insn, regs, transpose::<_, 1>)),
         Copy::Ext => extract(insn.vn(regs), insn.vm(regs), half, insn.imm),
-        Copy::Tbl => table(insn, regs, 0),
-        Copy::Tbx => table(insn, regs, insn.vd(regs)),
-        Copy::Movi => expand_immediate(insn),
-        Copy::OrrImm => insn.vd(regs) | expand_immediate(insn),
-        Copy::BicImm => insn.vd(regs) & !expand_immediate(SimdInsn { ra: insn.ra & 15, ..insn }),
+        Copy::Tbl => return table(insn, regs, 0),
+        Copy::Tbx => return table(insn, regs, insn.vd(regs)),
+        Copy::Movi | Copy::OrrImm | Copy::BicImm => return modified_immediate(op, insn, regs),
     };
     insn.write(regs, result);
 }
@@ -110,7 +109,8 @@ fn extract(a: u128, b: u128, half: bool, index: u8) -> u128 {
 }
 
 /// Bytes of the table registers that Vm selects; those of `fallback` where the index lies outside the table.
-fn table(insn: SimdInsn, regs: &Regs, fallback: u128) -> u128 {
+#[inline(never)]
+fn table(insn: SimdInsn, regs: &mut Regs, fallback: u128) {
     let mut table = [0; 64];
     let registers = usize::from(insn.ra);
     for (index, bytes) in table.chunks_exact_mut(16).take(registers).enumerate() {
@@ -123,7 +123,19 @@ fn table(insn: SimdInsn, regs: &Regs, fallback: u128) -> u128 {
             *byte = table[usize::from(index & 63)];
         }
     }
-    u128::from_le_bytes(out)
+    insn.write(regs, u128::from_le_bytes(out));
+}
+
+/// MOVI, MVNI, ORR and BIC (immediate).
+#[inline(never)]
+fn modified_immediate(op: Copy, insn: SimdInsn, regs: &mut Regs) {
+    let result = match op {
+        Copy::OrrImm => insn.vd(regs) | expand_immediate(insn),
+        // BIC shares its `cmode` with ORR, and does the inversion that `op` stands for itself.
+        Copy::BicImm => insn.vd(regs) & !expand_immediate(SimdInsn { ra: insn.ra & 15, ..insn }),
+        _ => expand_immediate(insn),
+    };
+    insn.write(regs, result);
 }
 
 /// AdvSIMDExpandImm of `imm` with `op:cmode` in `ra`, in both halves.

@@ -5,6 +5,7 @@ use super::{Crypto, SimdInsn, sha};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Crypto, insn: SimdInsn, regs: &mut Regs) {
     let (n, m, d) = (insn.vn(regs), insn.vm(regs), insn.vd(regs));
     let result = match op {

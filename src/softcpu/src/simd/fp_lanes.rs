@@ -6,6 +6,7 @@ use crate::float::{self, Env, Float, Relation, estimate};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: FpLanes, insn: SimdInsn, regs: &mut Regs) {
     match insn.arr.size() {
         Size::D => lanes::<u64>(op, insn, regs),
@@ -207,6 +208,7 @@ fn reduce<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F)
 }
 
 /// FCADD: adds the second operand rotated by 90 or 270 degrees.
+#[inline(never)]
 fn complex_add<F: FpLane>(insn: SimdInsn, regs: &mut Regs) {
     let env = &mut env(regs);
     let (mut a, b) = (F::split(insn.vn(regs)), F::split(insn.vm(regs)));
@@ -221,6 +223,7 @@ fn complex_add<F: FpLane>(insn: SimdInsn, regs: &mut Regs) {
 }
 
 /// FCMLA: one half of a complex multiplication, rotated by `ra` × 90 degrees, added to Vd.
+#[inline(never)]
 fn complex_mul_add<F: FpLane>(insn: SimdInsn, regs: &mut Regs) {
     let env = &mut env(regs);
     let vm = insn.vm(regs);

@@ -6,10 +6,11 @@ use crate::float::{self, Env, Fixed, Float, Rounding};
 use crate::regs::{FLAG_C, FLAG_N, FLAG_V, FLAG_Z, Regs};
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: FpScalar, insn: SimdInsn, regs: &mut Regs) {
     match op {
         FpScalar::Fmov => insn.write(regs, insn.vn(regs)),
-        FpScalar::FmovImm => insn.write(regs, broadcast_value(insn.arr.size(), expand_immediate(insn))),
+        FpScalar::FmovImm => expand_immediate(insn, regs),
         FpScalar::Fcsel => {
             let value = if condition_holds(insn.ra, regs.nzcv) { insn.vn(regs) } else { insn.vm(regs) };
             insn.write(regs, value);
@@ -90,18 +91,20 @@ const fn fixed(op: FpScalar, insn: SimdInsn) -> Fixed {
     Fixed { bits, fraction_bits: insn.imm, signed }
 }
 
-/// VFPExpandImm: sign, three exponent bits of which the first is inverted and repeated, four fraction bits.
-fn expand_immediate(insn: SimdInsn) -> u64 {
+/// FMOV (immediate) of VFPExpandImm: sign, three exponent bits of which the first is inverted and repeated, four fraction bits.
+#[inline(never)]
+fn expand_immediate(insn: SimdInsn, regs: &mut Regs) {
     fn expand<F: Float>(imm: u32) -> u64 {
         let repeated = if imm & 0x40 == 0 { 0 } else { (1 << (F::EXPONENT_BITS - 3)) - 1 };
         let exponent = (!imm >> 6 & 1) << (F::EXPONENT_BITS - 1) | repeated << 2 | imm >> 4 & 3;
         F::pack(imm & 0x80 != 0, exponent, u64::from(imm & 15) << (F::FRACTION_BITS - 4)).bits()
     }
-    match insn.arr.size() {
+    let value = match insn.arr.size() {
         Size::D => expand::<u64>(insn.imm.into()),
         Size::S => expand::<u32>(insn.imm.into()),
         _ => expand::<u16>(insn.imm.into()),
-    }
+    };
+    insn.write(regs, broadcast_value(insn.arr.size(), value));
 }
 
 /// ConditionHolds (Arm ARM C1.2.4).

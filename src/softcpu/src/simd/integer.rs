@@ -6,6 +6,7 @@ use super::{Integer, NOT_INDEXED, SimdInsn, Size};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Integer, insn: SimdInsn, regs: &mut Regs) {
     let size = insn.arr.size();
     match op {

@@ -98,7 +98,7 @@ pub(super) fn permute<T: Lane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&[T],
 }
 
 /// Vd = `f` of adjacent lanes of Vn, then of Vm; the scalar form has the first pair only.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn pairwise<T: Lane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(T, T) -> T) {
     permute::<T>(insn, regs, |a, b, out| {
         let (lower, upper) = out.split_at_mut(a.len() / 2);

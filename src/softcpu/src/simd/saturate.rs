@@ -9,6 +9,7 @@ use crate::regs::Regs;
 pub(super) const QC: u32 = 1 << 27;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Saturate, insn: SimdInsn, regs: &mut Regs) {
     let size = insn.arr.size();
     match op {

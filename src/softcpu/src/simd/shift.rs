@@ -23,6 +23,7 @@ macro_rules! rounding_right {
 }
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let (size, imm, bits) = (insn.arr.size(), u32::from(insn.imm), insn.arr.lane_bits());
     match op {
@@ -33,8 +34,7 @@ pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
             unsigned!(size, binary(insn, regs, |x, y, _| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
         }
         Shift::Srshl | Shift::Urshl | Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl => {
-            let result = by_register(op, insn, regs);
-            insn.write(regs, result);
+            by_register(op, insn, regs);
         }
         Shift::Sshr => signed!(size, unary(insn, regs, |x, _| right!(x, imm))),
         Shift::Ushr => unsigned!(size, unary(insn, regs, |x, _| right!(x, imm))),
@@ -48,8 +48,7 @@ pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
         Shift::Shl => unsigned!(size, unary(insn, regs, |x, _| x << imm)),
         Shift::Sli => unsigned!(size, unary(insn, regs, |x, z| x << imm | z ^ (z >> imm << imm))),
         Shift::Sqshlu | Shift::SqshlImm | Shift::UqshlImm => {
-            let result = saturating_left(op, insn, regs);
-            insn.write(regs, result);
+            saturating_left(op, insn, regs);
         }
     }
 }
@@ -69,7 +68,8 @@ fn plain<T: Lane>(x: T, amount: i8, bits: u32, left: impl Fn(T, u32) -> T, right
 }
 
 /// A shift by register that rounds or saturates.
-fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
+#[inline(never)]
+fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let round = matches!(op, Shift::Srshl | Shift::Urshl | Shift::Sqrshl | Shift::Uqrshl);
     let saturating = matches!(op, Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl);
     let bits = insn.arr.lane_bits();
@@ -93,7 +93,7 @@ fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
     if saturating && saturated.get() {
         regs.fpsr |= QC;
     }
-    result
+    insn.write(regs, result);
 }
 
 /// A lane value of at most 64 bits and a sign, shifted left by `amount` or right by its negative. A left shift by the
@@ -104,20 +104,16 @@ fn shift_wide(x: i128, amount: i8, bits: u32, round: bool) -> i128 {
     if amount >= 0 {
         if distance < bits { x << distance } else { x.signum() << 64 }
     } else {
-        rounding_right(x, distance, round)
+        // Lane values lie far inside i128, so shifts past 66 give what 66 gives.
+        let distance = distance.min(66);
+        let half = if round { 1 << (distance - 1) } else { 0 };
+        (x + half) >> distance
     }
 }
 
-/// `x >> distance`, rounded half up if asked. Lane values lie far inside i128, so shifts past 66 give what 66 gives.
-#[inline(always)]
-pub(super) fn rounding_right(x: i128, distance: u32, round: bool) -> i128 {
-    let distance = distance.min(66);
-    let half = if round && distance > 0 { 1 << (distance - 1) } else { 0 };
-    (x + half) >> distance
-}
-
 /// SQSHLU, SQSHL and UQSHL by immediate.
-fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
+#[inline(never)]
+fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let a = insn.vn(regs) & insn.arr.mask();
     let (bits, size, imm) = (insn.arr.lane_bits(), insn.arr.size(), insn.imm);
     let saturated = Cell::new(false);
@@ -136,5 +132,5 @@ fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
     if saturated.get() {
         regs.fpsr |= QC;
     }
-    result
+    insn.write(regs, result);
 }

@@ -7,6 +7,7 @@ use crate::float::estimate;
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Unary, insn: SimdInsn, regs: &mut Regs) {
     let size = insn.arr.size();
     match op {

@@ -32,6 +32,7 @@ macro_rules! unsigned_pair {
 }
 
 /// Executes one operation. Products and sums of extended lanes never overflow; only additions to Vd and Vn wrap.
+#[inline(never)]
 pub(super) fn execute(op: Widen, insn: SimdInsn, regs: &mut Regs) {
     let (size, bits, imm) = (insn.arr.size(), insn.arr.lane_bits(), u32::from(insn.imm));
     match op {
@@ -58,11 +59,7 @@ pub(super) fn execute(op: Widen, insn: SimdInsn, regs: &mut Regs) {
         Widen::Pmull if size == Size::B => widening::<u8, u16>(insn, regs, |x, y, _| {
             (0..8).fold(0, |sum, bit| if y >> bit & 1 != 0 { sum ^ x << bit } else { sum })
         }),
-        Widen::Pmull => {
-            let upper = if insn.arr.is_full() { 64 } else { 0 };
-            let product = polynomial_product((insn.vn(regs) >> upper) as u64, (insn.vm(regs) >> upper) as u64);
-            insn.write_all(regs, product);
-        }
+        Widen::Pmull => polynomial_product(insn, regs),
         Widen::Sqdmull | Widen::Sqdmlal | Widen::Sqdmlsl => doubling(op, insn, regs),
         Widen::Addhn => unsigned_pair!(size, narrowing(insn, regs, |x, y| (x.wrapping_add(y) >> bits) as _)),
         Widen::Subhn => unsigned_pair!(size, narrowing(insn, regs, |x, y| (x.wrapping_sub(y) >> bits) as _)),
@@ -84,6 +81,7 @@ pub(super) fn execute(op: Widen, insn: SimdInsn, regs: &mut Regs) {
 }
 
 /// SQDMULL, SQDMLAL and SQDMLSL: the doubled product saturates, then so does its sum with Vd.
+#[inline(never)]
 fn doubling(op: Widen, insn: SimdInsn, regs: &mut Regs) {
     let (narrow, wide) = (insn.arr.size(), wider(insn.arr.size()));
     let d = insn.vd(regs);
@@ -114,6 +112,7 @@ fn doubling(op: Widen, insn: SimdInsn, regs: &mut Regs) {
 }
 
 /// The narrowing operations that saturate. Scalars leave lanes of zero above them, which cutting off keeps.
+#[inline(never)]
 fn narrow_saturating(op: Widen, insn: SimdInsn, regs: &mut Regs) {
     let (size, bits, imm) = (insn.arr.size(), insn.arr.lane_bits(), u32::from(insn.imm));
     let half = 1i64 << (bits - 1);
@@ -174,11 +173,14 @@ fn sign_extend(size: Size, v: u128) -> u128 {
     }
 }
 
-/// The product of two polynomials over GF(2), four bits of `b` at a time.
-fn polynomial_product(a: u64, b: u64) -> u128 {
+/// PMULL of 64-bit lanes: the product of two polynomials over GF(2), four bits of the second at a time.
+#[inline(never)]
+fn polynomial_product(insn: SimdInsn, regs: &mut Regs) {
+    let (a, b) = (part(insn, insn.vn(regs)) as u64, part(insn, insn.vm(regs)) as u64);
     let mut multiples = [0; 16];
     for (index, multiple) in multiples.iter_mut().enumerate() {
         *multiple = (0..4).fold(0, |sum, bit| if index >> bit & 1 != 0 { sum ^ u128::from(a) << bit } else { sum });
     }
-    (0..16).rev().fold(0, |sum: u128, digit| sum << 4 ^ multiples[(b >> (4 * digit) & 15) as usize])
+    let product = (0..16).rev().fold(0, |sum: u128, digit| sum << 4 ^ multiples[(b >> (4 * digit) & 15) as usize]);
+    insn.write_all(regs, product);
 }
