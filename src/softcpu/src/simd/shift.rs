@@ -28,25 +28,30 @@ pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let (size, imm, bits) = (insn.arr.size(), u32::from(insn.imm), insn.arr.lane_bits());
     match op {
         Shift::Sshl => {
-            signed!(size, binary(insn, regs, |x, y, _| plain(x, y as u8 as i8, bits, |x, n| x << n, |x, n| x >> n)))
+            signed!(
+                size,
+                binary(insn, regs, move |x, y, _| plain(x, y as u8 as i8, bits, |x, n| x << n, |x, n| x >> n))
+            )
         }
         Shift::Ushl => {
-            unsigned!(size, binary(insn, regs, |x, y, _| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+            unsigned!(size, binary(insn, regs, move |x, y, _| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
         }
         Shift::Srshl | Shift::Urshl | Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl => {
             by_register(op, insn, regs);
         }
-        Shift::Sshr => signed!(size, unary(insn, regs, |x, _| right!(x, imm))),
-        Shift::Ushr => unsigned!(size, unary(insn, regs, |x, _| right!(x, imm))),
-        Shift::Ssra => signed!(size, unary(insn, regs, |x, z| z.wrapping_add(right!(x, imm)))),
-        Shift::Usra => unsigned!(size, unary(insn, regs, |x, z| z.wrapping_add(right!(x, imm)))),
-        Shift::Srshr => signed!(size, unary(insn, regs, |x, _| rounding_right!(x, imm))),
-        Shift::Urshr => unsigned!(size, unary(insn, regs, |x, _| rounding_right!(x, imm))),
-        Shift::Srsra => signed!(size, unary(insn, regs, |x, z| z.wrapping_add(rounding_right!(x, imm)))),
-        Shift::Ursra => unsigned!(size, unary(insn, regs, |x, z| z.wrapping_add(rounding_right!(x, imm)))),
-        Shift::Sri => unsigned!(size, unary(insn, regs, |x, z| right!(x, imm) | z >> (bits - imm) << (bits - imm))),
-        Shift::Shl => unsigned!(size, unary(insn, regs, |x, _| x << imm)),
-        Shift::Sli => unsigned!(size, unary(insn, regs, |x, z| x << imm | z ^ (z >> imm << imm))),
+        Shift::Sshr => signed!(size, unary(insn, regs, move |x, _| right!(x, imm))),
+        Shift::Ushr => unsigned!(size, unary(insn, regs, move |x, _| right!(x, imm))),
+        Shift::Ssra => signed!(size, unary(insn, regs, move |x, z| z.wrapping_add(right!(x, imm)))),
+        Shift::Usra => unsigned!(size, unary(insn, regs, move |x, z| z.wrapping_add(right!(x, imm)))),
+        Shift::Srshr => signed!(size, unary(insn, regs, move |x, _| rounding_right!(x, imm))),
+        Shift::Urshr => unsigned!(size, unary(insn, regs, move |x, _| rounding_right!(x, imm))),
+        Shift::Srsra => signed!(size, unary(insn, regs, move |x, z| z.wrapping_add(rounding_right!(x, imm)))),
+        Shift::Ursra => unsigned!(size, unary(insn, regs, move |x, z| z.wrapping_add(rounding_right!(x, imm)))),
+        Shift::Sri => {
+            unsigned!(size, unary(insn, regs, move |x, z| right!(x, imm) | z >> (bits - imm) << (bits - imm)))
+        }
+        Shift::Shl => unsigned!(size, unary(insn, regs, move |x, _| x << imm)),
+        Shift::Sli => unsigned!(size, unary(insn, regs, move |x, z| x << imm | z ^ (z >> imm << imm))),
         Shift::Sqshlu | Shift::SqshlImm | Shift::UqshlImm => {
             saturating_left(op, insn, regs);
         }

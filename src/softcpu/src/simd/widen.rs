@@ -54,27 +54,27 @@ pub(super) fn execute(op: Widen, insn: SimdInsn, regs: &mut Regs) {
         Widen::Umlal => unsigned_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_add(x * y))),
         Widen::Smlsl => signed_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_sub(x * y))),
         Widen::Umlsl => unsigned_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_sub(x * y))),
-        Widen::Sshll => signed_pair!(size, widening(insn, regs, |x, _, _| x.wrapping_shl(imm))),
-        Widen::Ushll => unsigned_pair!(size, widening(insn, regs, |x, _, _| x.wrapping_shl(imm))),
+        Widen::Sshll => signed_pair!(size, widening(insn, regs, move |x, _, _| x.wrapping_shl(imm))),
+        Widen::Ushll => unsigned_pair!(size, widening(insn, regs, move |x, _, _| x.wrapping_shl(imm))),
         Widen::Pmull if size == Size::B => widening::<u8, u16>(insn, regs, |x, y, _| {
             (0..8).fold(0, |sum, bit| if y >> bit & 1 != 0 { sum ^ x << bit } else { sum })
         }),
-        Widen::Pmull => polynomial_product(insn, regs),
+        Widen::Pmull => long_polynomial_product(insn, regs),
         Widen::Sqdmull | Widen::Sqdmlal | Widen::Sqdmlsl => doubling(op, insn, regs),
-        Widen::Addhn => unsigned_pair!(size, narrowing(insn, regs, |x, y| (x.wrapping_add(y) >> bits) as _)),
-        Widen::Subhn => unsigned_pair!(size, narrowing(insn, regs, |x, y| (x.wrapping_sub(y) >> bits) as _)),
+        Widen::Addhn => unsigned_pair!(size, narrowing(insn, regs, move |x, y| (x.wrapping_add(y) >> bits) as _)),
+        Widen::Subhn => unsigned_pair!(size, narrowing(insn, regs, move |x, y| (x.wrapping_sub(y) >> bits) as _)),
         Widen::Raddhn => unsigned_pair!(
             size,
-            narrowing(insn, regs, |x, y| (x.wrapping_add(y).wrapping_add(1 << (bits - 1)) >> bits) as _)
+            narrowing(insn, regs, move |x, y| (x.wrapping_add(y).wrapping_add(1 << (bits - 1)) >> bits) as _)
         ),
         Widen::Rsubhn => unsigned_pair!(
             size,
-            narrowing(insn, regs, |x, y| (x.wrapping_sub(y).wrapping_add(1 << (bits - 1)) >> bits) as _)
+            narrowing(insn, regs, move |x, y| (x.wrapping_sub(y).wrapping_add(1 << (bits - 1)) >> bits) as _)
         ),
         Widen::Xtn => unsigned_pair!(size, narrowing(insn, regs, |x, _| x as _)),
-        Widen::Shrn => unsigned_pair!(size, narrowing(insn, regs, |x, _| (x >> imm) as _)),
+        Widen::Shrn => unsigned_pair!(size, narrowing(insn, regs, move |x, _| (x >> imm) as _)),
         Widen::Rshrn => {
-            unsigned_pair!(size, narrowing(insn, regs, |x, _| ((x >> imm) + (x >> (imm - 1) & 1)) as _))
+            unsigned_pair!(size, narrowing(insn, regs, move |x, _| ((x >> imm) + (x >> (imm - 1) & 1)) as _))
         }
         _ => narrow_saturating(op, insn, regs),
     }
@@ -131,12 +131,12 @@ fn narrow_saturating(op: Widen, insn: SimdInsn, regs: &mut Regs) {
         Widen::Sqxtn => signed_narrow!(-half as _..=(half - 1) as _, |x| x),
         Widen::Sqxtun => signed_narrow!(0..=whole as _, |x| x),
         Widen::Uqxtn => unsigned_narrow!(|x| x),
-        Widen::Sqshrn => signed_narrow!(-half as _..=(half - 1) as _, |x| x >> imm),
-        Widen::Sqrshrn => signed_narrow!(-half as _..=(half - 1) as _, |x| (x >> imm) + (x >> (imm - 1) & 1)),
-        Widen::Sqshrun => signed_narrow!(0..=whole as _, |x| x >> imm),
-        Widen::Sqrshrun => signed_narrow!(0..=whole as _, |x| (x >> imm) + (x >> (imm - 1) & 1)),
-        Widen::Uqshrn => unsigned_narrow!(|x| x >> imm),
-        _ => unsigned_narrow!(|x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Sqshrn => signed_narrow!(-half as _..=(half - 1) as _, move |x| x >> imm),
+        Widen::Sqrshrn => signed_narrow!(-half as _..=(half - 1) as _, move |x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Sqshrun => signed_narrow!(0..=whole as _, move |x| x >> imm),
+        Widen::Sqrshrun => signed_narrow!(0..=whole as _, move |x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Uqshrn => unsigned_narrow!(move |x| x >> imm),
+        _ => unsigned_narrow!(move |x| (x >> imm) + (x >> (imm - 1) & 1)),
     }
 }
 
@@ -173,14 +173,29 @@ fn sign_extend(size: Size, v: u128) -> u128 {
     }
 }
 
-/// PMULL of 64-bit lanes: the product of two polynomials over GF(2), four bits of the second at a time.
+/// PMULL of 64-bit lanes.
 #[inline(never)]
-fn polynomial_product(insn: SimdInsn, regs: &mut Regs) {
+fn long_polynomial_product(insn: SimdInsn, regs: &mut Regs) {
     let (a, b) = (part(insn, insn.vn(regs)) as u64, part(insn, insn.vm(regs)) as u64);
-    let mut multiples = [0; 16];
-    for (index, multiple) in multiples.iter_mut().enumerate() {
-        *multiple = (0..4).fold(0, |sum, bit| if index >> bit & 1 != 0 { sum ^ u128::from(a) << bit } else { sum });
+    insn.write_all(regs, polynomial_product(a, b));
+}
+
+/// The product of two polynomials over GF(2), by integer multiplication of every fourth bit: at most 15 of them add up
+/// in one place, so the carries stay within the three places between, which are then masked off.
+fn polynomial_product(a: u64, b: u64) -> u128 {
+    /// Every fourth of the lower 60 bits.
+    const SPREAD: u64 = 0x0111_1111_1111_1111;
+    const KEPT: u128 = u128::MAX / 15;
+    let mut sums = [0; 4];
+    for i in 0..4 {
+        for j in 0..4 {
+            sums[(i + j) & 3] ^= u128::from(a & SPREAD << i) * u128::from(b & SPREAD << j);
+        }
     }
-    let product = (0..16).rev().fold(0, |sum: u128, digit| sum << 4 ^ multiples[(b >> (4 * digit) & 15) as usize]);
-    insn.write_all(regs, product);
+    let product = (0..4).fold(0, |product, k| product | sums[k] & KEPT << k);
+    let lower_a = a & u64::MAX >> 4;
+    (60..64).fold(product, |product, bit| {
+        let (from_a, from_b) = ((a >> bit & 1) * b, (b >> bit & 1) * lower_a);
+        product ^ u128::from(from_a ^ from_b) << bit
+    })
 }

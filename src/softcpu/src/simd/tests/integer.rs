@@ -144,6 +144,13 @@ fn pmull_multiplies_polynomials() {
 }
 
 #[test]
+fn pmull_of_all_ones_does_not_carry() {
+    // A square over GF(2) has the squares of its terms only.
+    let ones = u128::from(u64::MAX);
+    assert_eq!(v0(0x0ee2_e020, &[0, ones, ones]), u128::MAX / 3);
+}
+
+#[test]
 fn raddhn2_writes_only_the_upper_half() {
     assert_eq!(v0(0x6e22_4020, &[0x1234, 0x1200, 0x0080]), 0x13 << 64 | 0x1234);
 }
