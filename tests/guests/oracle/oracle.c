@@ -22,6 +22,8 @@ enum {
 
     SIGILL = 4, SIGTRAP = 5, SIGBUS = 7, SIGSEGV = 11,
     FPSIMD_MAGIC = 0x46508001,
+
+    READ = 1, WRITE = 2, EXEC = 4,
 };
 
 #define CODE_BASE 0x1234500000ul
@@ -234,8 +236,8 @@ static void map(u64 address, u64 bytes, int protection, int flags, long file)
 
 static void set_up(void)
 {
-    enum { READ = 1, WRITE = 2, EXEC = 4, SHARED = 1, PRIVATE = 2, ANONYMOUS = 0x20 };
-    map(CODE_BASE, CODE_BYTES, READ | WRITE | EXEC, PRIVATE | ANONYMOUS, -1);
+    enum { SHARED = 1, PRIVATE = 2, ANONYMOUS = 0x20 };
+    map(CODE_BASE, CODE_BYTES, READ | WRITE, PRIVATE | ANONYMOUS, -1);
     map(DATA_BASE, 2 * PAGE, READ | WRITE, PRIVATE | ANONYMOUS, -1);
     long file = syscall6(279, (long)"read-only", 0, 0, 0, 0, 0);
     if (file < 0 || syscall6(46, file, PAGE, 0, 0, 0, 0) != 0)
@@ -262,15 +264,24 @@ static void set_up(void)
     }
 }
 
+// Makes the code window writable, or executable: never both at once, as code generators do.
+static void protect_code(int protection)
+{
+    if (syscall6(226, CODE_BASE, CODE_BYTES, protection, 0, 0, 0) != 0)
+        leave(7);
+}
+
 static void run(void)
 {
+    protect_code(READ | WRITE);
     for (u32 i = 0; i < count; i++) {
-        u32 *code = (u32 *)(CODE_BASE + (u64)i * SLOT_BYTES + SLOT_BYTES / 2);
+        u32 *code = (u32 *)inputs[i].state.pc;
         for (int j = 0; j < CODE_WORDS; j++)
             code[j] = inputs[i].code[j];
         // The words of one case lie in one line of every cache.
         __asm__ volatile("dc cvau, %0\n dsb ish\n ic ivau, %0" : : "r"(code) : "memory");
     }
+    protect_code(READ | EXEC);
     __asm__ volatile("dsb ish\n isb" : : : "memory");
     __asm__ volatile("brk #1" : : : "memory");
 }
