@@ -41,7 +41,10 @@ impl Case {
     /// What the outcome must be: the oracle's, but for the differences that module `known` lists.
     fn expectation(&self, oracle: &Outcome) -> Outcome {
         if let Some(stop) = self.draft.expected {
-            return Outcome { state: self.state.clone(), stop };
+            let mut state = self.state.clone();
+            // BRK behind the instruction: it completed.
+            state.pc += if stop == Stop::Break { 4 } else { 0 };
+            return Outcome { state, stop };
         }
         let mut expected = oracle.clone();
         expected.state.fpcr &= FPCR_BITS;

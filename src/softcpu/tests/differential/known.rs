@@ -8,6 +8,7 @@
 //! | FPCR and FPSR beyond `FPCR_BITS`, `FPSR_BITS` | RES0 here; QEMU keeps bits of FP16 and AArch32 | expects zeros of us |
 //! | WFE, WFI, SVC, HLT #0xf000, ID registers, counters | the oracle is a process | not generated (module `classes::system`) |
 //! | DC ZVA | QEMU's `max` zeroes 512 bytes in user mode | asks QEMU's Cortex-A72, whose block has our 64 bytes |
+//! | DC CVAP | UNDEFINED in QEMU 7's user mode, part of FEAT_DPB (Arm ARM A2.4.3) | expects that it changes nothing |
 //! | PAuth hints | QEMU's `max` signs | switched off in QEMU |
 //! | misaligned SP | QEMU never checks SCTLR_EL1.SA0 | SA0 is 0 (table tests cover it) |
 //! | `si_addr` of an address beyond the host's 47 bits | the host reports 0 | only the kind of fault is compared |
@@ -123,9 +124,19 @@ pub fn unpredictable(word: u32) -> bool {
     false
 }
 
+/// True when `word` is DC CVAP, which changes nothing that can be seen.
+pub fn completes_silently(word: u32) -> bool {
+    word & 0xffff_ffe0 == 0xd50b_7c20
+}
+
 /// True when `word` is an access that faults unless it is aligned, whatever SCTLR_EL1.A says.
 pub fn must_be_aligned(word: u32) -> bool {
     let exclusive_or_ordered = word & 0x3f00_0000 == 0x0800_0000;
+    let compare_and_swap_pair = word & 0xbfa0_0000 == 0x0820_0000;
+    if compare_and_swap_pair && word & (1 << 16 | 1) != 0 {
+        // UNDEFINED: an odd register.
+        return false;
+    }
     let atomic = word & 0x3f20_0c00 == 0x3820_0000;
     exclusive_or_ordered || atomic
 }

@@ -24,7 +24,7 @@ pub struct Draft {
     /// The oracle's processor.
     pub model: Model,
     /// Set where the oracle is known to differ from the architecture as we advertise it (module `known`): the case stops so, and
-    /// changes nothing.
+    /// changes nothing but the PC.
     pub expected: Option<Stop>,
     /// The access touches several registers or locations, and the architecture lets those done before a fault keep their values.
     pub partial: Partial,

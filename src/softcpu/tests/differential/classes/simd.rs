@@ -48,7 +48,17 @@ pub(super) const CLASSES: &[Class] = &[
         4,
         &["01 . 11110 .. 11000 ..... 10 nnnnn ddddd", "01 1 11110 .. 11000 011.. 10 nnnnn ddddd", "01 0 11110 11 11000 11011 10 nnnnn ddddd"],
     ),
-    encodings("scalar, shift by immediate", 5, &["01 . 111110 iiiiiii ..... 1 nnnnn ddddd"]),
+    encodings(
+        "scalar, shift by immediate",
+        8,
+        &[
+            "01 . 111110 iiiiiii ..... 1 nnnnn ddddd",
+            "01 . 111110 1iiiiii 0...0 1 nnnnn ddddd",
+            "01 . 111110 iiiiiii 0111. 1 nnnnn ddddd",
+            "01 . 111110 0iiiiii 100.. 1 nnnnn ddddd",
+            "01 . 111110 .1iiiii 111.. 1 nnnnn ddddd",
+        ],
+    ),
     encodings("scalar, indexed element", 6, &["01 . 11111 .. . mmmmm .... . 0 nnnnn ddddd"]),
     encodings("table lookup", 3, &["0. 001110 00 0 mmmmm 0 .. . 00 nnnnn ddddd", "0. 001110 .. 0 mmmmm 0 .. . 00 nnnnn ddddd"]),
     encodings("permute", 4, &["0. 001110 .. 0 mmmmm 0 ... 10 nnnnn ddddd"]),
@@ -65,7 +75,18 @@ pub(super) const CLASSES: &[Class] = &[
     encodings("vector, across lanes", 5, &["0. . 01110 .. 11000 ..... 10 nnnnn ddddd", "0. 1 01110 .. 11000 011.. 10 nnnnn ddddd"]),
     encodings("vector, three different", 10, &["0. . 01110 .. 1 mmmmm .... 00 nnnnn ddddd"]),
     encodings("vector, modified immediate", 4, &["0. . 0111100000 iii cccc . 1 iiiii ddddd", "0. . 0111100000 iii cccc 01 iiiii ddddd"]),
-    encodings("vector, shift by immediate", 10, &["0. . 011110 iiiiiii ..... 1 nnnnn ddddd"]),
+    encodings(
+        "vector, shift by immediate",
+        14,
+        &[
+            "0. . 011110 iiiiiii ..... 1 nnnnn ddddd",
+            "0. . 011110 iiiiiii 0...0 1 nnnnn ddddd",
+            "0. . 011110 0iiiiii 100.. 1 nnnnn ddddd",
+            "0. . 011110 0iiiiii 10100 1 nnnnn ddddd",
+            "0. . 011110 .1iiiii 11100 1 nnnnn ddddd",
+            "0. . 011110 .1iiiii 11111 1 nnnnn ddddd",
+        ],
+    ),
     encodings("vector, indexed element", 12, &["0. . 01111 .. . mmmmm .... . 0 nnnnn ddddd"]),
     encodings("fp and advanced simd, any", 8, &["... 1111 .........................", "0.. 0111 ........................."]),
 ];

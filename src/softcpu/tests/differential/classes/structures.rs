@@ -13,8 +13,13 @@ pub(super) const CLASSES: &[Class] = &[
 ];
 
 fn structures(rng: &mut Rng, state: &mut State, encoding: &str) -> Draft {
-    let word = predictable(rng, encoding);
+    let mut word = predictable(rng, encoding);
     let multiple = field(word, 24, 24) == 0;
+    if multiple && !rng.one_in(8) {
+        // The allocated values of opcode, of which there are few.
+        let opcode = rng.pick(&[0b0000, 0b0010, 0b0100, 0b0110, 0b0111, 0b1000, 0b1010]);
+        word = word & !(0xf << 12) | opcode << 12;
+    }
     let (len, size) = if multiple { (64, 1 << field(word, 11, 10)) } else { (32, 1 << field(word, 15, 14).min(3)) };
     let address = aim(rng, Target::Any, len, size);
     point_base(rng, state, word, address, 0);

@@ -5,9 +5,10 @@
 
 use super::memory::{Target, aim};
 use super::{Class, Draft, field, fill, function};
+use crate::known;
 use crate::oracle::Model;
 use crate::rng::Rng;
-use crate::state::State;
+use crate::state::{State, Stop};
 
 pub(super) const CLASSES: &[Class] = &[
     function("hint", 1, |rng, _| hint(rng)),
@@ -90,7 +91,8 @@ fn cache_maintenance(rng: &mut Rng, state: &mut State) -> Draft {
     ]);
     let word = fill(rng, encoding) & !0x1f | rng.below(31) as u32;
     state.x[field(word, 4, 0) as usize] = aim(rng, Target::Mapped, 1, 1);
-    word.into()
+    let expected = known::completes_silently(word).then_some(Stop::Break);
+    Draft { expected, ..word.into() }
 }
 
 fn zero_block(rng: &mut Rng, state: &mut State) -> Draft {
