@@ -3,8 +3,9 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::classes::{Class, Draft, Partial};
+use crate::known::{self, Features};
 use crate::rng::{Rng, mix};
-use crate::state::{FPCR_BITS, FPSR_BITS, MAX_CASES, Outcome, State, Stop, WINDOWS};
+use crate::state::{FPSR_BITS, MAX_CASES, Outcome, State, Stop, WINDOWS};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -17,11 +18,13 @@ pub struct Case {
     pub state: State,
     /// Its instructions.
     pub draft: Draft,
+    /// The bits of FPCR that the processor has.
+    fpcr_bits: u32,
 }
 
 impl Case {
-    /// Case `index` of the run with seed `seed` over `classes`.
-    pub fn new(seed: u64, index: u64, classes: &[Class]) -> Self {
+    /// Case `index` of the run with seed `seed` over `classes`, for a processor with `features`.
+    pub fn new(seed: u64, index: u64, classes: &[Class], features: &Features) -> Self {
         let mut rng = Rng::new(mix(seed) ^ index);
         let total = classes.iter().map(|class| class.weight).sum();
         let mut ticket = rng.below(total);
@@ -33,9 +36,13 @@ impl Case {
                 found
             })
             .expect("the weights add up");
-        let mut state = State::random(&mut rng, index as usize % MAX_CASES);
-        let draft = class.draw(&mut rng, &mut state);
-        Self { index, class: class.name, state, draft }
+        let fpcr_bits = features.fpcr_bits();
+        let mut state = State::random(&mut rng, index as usize % MAX_CASES, fpcr_bits);
+        let mut draft = class.draw(&mut rng, &mut state);
+        if draft.code.iter().any(|&word| features.lack(word) || known::unallocated(word)) {
+            draft.expected = Some(Stop::Undefined);
+        }
+        Self { index, class: class.name, state, draft, fpcr_bits }
     }
 
     /// What the outcome must be: the oracle's, but for the differences that module `known` lists.
@@ -47,7 +54,7 @@ impl Case {
             return Outcome { state, stop };
         }
         let mut expected = oracle.clone();
-        expected.state.fpcr &= FPCR_BITS;
+        expected.state.fpcr &= self.fpcr_bits;
         expected.state.fpsr &= FPSR_BITS;
         expected
     }

@@ -142,6 +142,7 @@ fn random_instructions_do_what_they_do_on_qemu() {
     let run = Run::from_environment();
     let classes = run.classes();
     let mut bench = Bench::new(&program);
+    let features = bench.subject.features();
     println!("seed {:#x}, cases {:?}, {} classes", run.seed, run.indices, classes.len());
 
     let start = Instant::now();
@@ -149,7 +150,7 @@ fn random_instructions_do_what_they_do_on_qemu() {
     let mut printed = 0;
     let indices: Vec<u64> = run.indices.clone().collect();
     for batch in indices.chunks(MAX_CASES) {
-        let cases: Vec<Case> = batch.iter().map(|&index| Case::new(run.seed, index, &classes)).collect();
+        let cases: Vec<Case> = batch.iter().map(|&index| Case::new(run.seed, index, &classes, &features)).collect();
         let outcomes = bench.run(&cases.iter().collect::<Vec<_>>());
         for (case, (theirs, ours)) in cases.iter().zip(&outcomes) {
             let tally = tallies.entry(case.class).or_default();

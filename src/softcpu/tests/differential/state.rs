@@ -31,8 +31,6 @@ pub const MEMORY_BYTES: usize = 1024;
 pub const WINDOWS: [(u64, usize); 3] =
     [(DATA_BASE + PAGE_BYTES - 256, 512), (DATA_BASE + 2 * PAGE_BYTES - 256, 256), (READ_ONLY_BASE, 256)];
 
-/// The implemented bits of FPCR: AHP, DN, FZ, RMode.
-pub const FPCR_BITS: u32 = 0x07c0_0000;
 /// The implemented bits of FPSR: QC and the cumulative exception bits.
 pub const FPSR_BITS: u32 = 0x0800_009f;
 
@@ -84,8 +82,8 @@ pub const INPUT_BYTES: usize = STATE_BYTES + 4 * CODE_WORDS;
 pub const OUTPUT_BYTES: usize = STATE_BYTES + 16;
 
 impl State {
-    /// A random state; its PC is that of slot `slot`.
-    pub fn random(rng: &mut Rng, slot: usize) -> Self {
+    /// A random state; its PC is that of slot `slot`, and of FPCR only `fpcr_bits` may be set.
+    pub fn random(rng: &mut Rng, slot: usize, fpcr_bits: u32) -> Self {
         // One case in four draws all its values from a pool of four, so that operands are often equal.
         let pool: Vec<u64> = (0..4).map(|_| values::integer(rng)).collect();
         let pooled = rng.one_in(4);
@@ -107,7 +105,7 @@ impl State {
             pc: slot_pc(slot),
             nzcv: rng.word() & 0xf000_0000,
             tpidr: integer(rng),
-            fpcr: if rng.one_in(3) { 0 } else { rng.word() & FPCR_BITS },
+            fpcr: if rng.one_in(3) { 0 } else { rng.word() & fpcr_bits },
             fpsr: if rng.one_in(2) { 0 } else { rng.word() & FPSR_BITS },
             v,
             memory,

@@ -10,6 +10,7 @@ use minivmm_softcpu::{Bus, Exit, HostMemory, Permissions, System, SystemConfig, 
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::case::Case;
+use crate::known::Features;
 use crate::state::{
     BRK, CODE_BASE, CODE_BYTES, DATA_BASE, MEMORY_BYTES, Outcome, PAGE_BYTES, READ_ONLY_BASE, State, Stop, WINDOWS, page_of,
 };
@@ -117,6 +118,11 @@ impl Subject {
             assert!(vcpu.set_sysreg(register, value), "{register:?} is not writable");
         }
         Self { vcpu, code, data }
+    }
+
+    /// What this processor advertises.
+    pub fn features(&mut self) -> Features {
+        Features::of(|register| self.vcpu.sysreg(register))
     }
 
     /// Runs `cases`, whose slots differ.

@@ -40,9 +40,10 @@ fn register(rng: &mut Rng, state: &mut State) -> Draft {
         let target = match rng.below(8) {
             0..=3 => state.pc + 4 + 4 * rng.below(16),
             4 => state.pc.wrapping_add(rng.below(256)),
-            5 => DATA_BASE + rng.below(4 * PAGE_BYTES),
-            6 => CODE_BASE + rng.below(CODE_BYTES) & !3,
-            _ => values::integer(rng),
+            5 => CODE_BASE + rng.below(CODE_BYTES) & !3,
+            // Aligned: QEMU would report these pages before the misalignment.
+            6 => DATA_BASE + rng.below(4 * PAGE_BYTES) & !3,
+            _ => values::integer(rng) & !3,
         };
         if is_landing(state.pc, target) {
             break target;

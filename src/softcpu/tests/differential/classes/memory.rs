@@ -162,7 +162,8 @@ fn ordered(rng: &mut Rng, state: &mut State, encoding: &str) -> Draft {
     let exclusive_group = field(word, 29, 24) == 0b00_1000;
     if exclusive_group && field(word, 31, 31) == 0 && field(word, 23, 21) & 0b101 == 1 && !rng.one_in(8) {
         // CASP is undefined unless its pairs begin with even registers.
-        word &= !(1 << 16 | 1);
+        let even = word & !(1 << 16 | 1);
+        word = if known::unpredictable(even) { word } else { even };
     }
     let bytes = ordered_bytes(word);
     let exclusive_store = exclusive_group && field(word, 23, 21) & 0b110 == 0 && (field(word, 21, 21) == 0 || field(word, 31, 31) == 1);
@@ -191,7 +192,7 @@ fn ordered(rng: &mut Rng, state: &mut State, encoding: &str) -> Draft {
     }
     point_base(rng, state, word, address, 0);
     let mut draft = Draft::from(word);
-    if draft.expected.is_none() && known::must_be_aligned(word) && address & (bytes - 1) != 0 {
+    if known::must_be_aligned(word) && address & (bytes - 1) != 0 {
         draft.expected = Some(Stop::Misaligned);
     }
     draft

@@ -11,7 +11,6 @@ mod simd;
 mod structures;
 mod system;
 
-use crate::known;
 use crate::oracle::Model;
 use crate::rng::Rng;
 use crate::state::{BRK, CODE_WORDS, State, Stop};
@@ -51,8 +50,7 @@ impl From<&[u32]> for Draft {
     fn from(words: &[u32]) -> Self {
         let mut code = [BRK; CODE_WORDS];
         code[..words.len()].copy_from_slice(words);
-        let expected = words.iter().any(|&word| known::unadvertised(word).is_some()).then_some(Stop::Undefined);
-        Self { code, model: Model::Max, expected, partial: Partial::Nothing }
+        Self { code, model: Model::Max, expected: None, partial: Partial::Nothing }
     }
 }
 
