@@ -54,6 +54,7 @@ impl Case {
             return Outcome { state, stop };
         }
         let mut expected = oracle.clone();
+        known::correct(self.draft.code[0], &self.state, &mut expected.state);
         expected.state.fpcr &= self.fpcr_bits;
         expected.state.fpsr &= FPSR_BITS;
         expected
@@ -63,6 +64,9 @@ impl Case {
     pub fn differences(&self, oracle: &Outcome, ours: &Outcome) -> Vec<String> {
         let expected = self.expectation(oracle);
         let mut lines = Vec::new();
+        if stops_agree(expected.stop, ours.stop) && expected.state == ours.state {
+            return lines;
+        }
         if !stops_agree(expected.stop, ours.stop) {
             lines.push(format!("stop: must be {:x?}, is {:x?}", expected.stop, ours.stop));
         }

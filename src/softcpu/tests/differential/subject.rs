@@ -12,7 +12,8 @@ use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 use crate::case::Case;
 use crate::known::Features;
 use crate::state::{
-    BRK, CODE_BASE, CODE_BYTES, DATA_BASE, MEMORY_BYTES, Outcome, PAGE_BYTES, READ_ONLY_BASE, State, Stop, WINDOWS, page_of,
+    BRK, CODE_BASE, CODE_BYTES, DATA_BASE, MEMORY_BYTES, Outcome, PAGE_BYTES, READ_ONLY_BASE, State, Stop, WINDOWS,
+    page_of,
 };
 
 /// Where translation tables and vectors are, in guest-physical memory.

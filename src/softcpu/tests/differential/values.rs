@@ -71,7 +71,8 @@ fn float(rng: &mut Rng, format: Float) -> u64 {
         4 => fraction_mask & (u64::MAX << rng.below(fraction_bits.into())),
         _ => rng.bits() & fraction_mask,
     };
-    let near_one = |rng: &mut Rng, spread: u64| (bias + rng.below(spread)).saturating_sub(spread / 2).min(exponent_max - 1);
+    let near_one =
+        |rng: &mut Rng, spread: u64| (bias + rng.below(spread)).saturating_sub(spread / 2).min(exponent_max - 1);
     let (exponent, fraction) = match rng.below(16) {
         0 => (0, 0),
         1 => (0, sparse(rng)),

@@ -7,8 +7,12 @@ use crate::values;
 
 pub(super) const CLASSES: &[Class] = &[
     function("branch, immediate", 3, |rng, state| immediate(rng, state, "o 00101 iiiiiiiiiiiiiiiiiiiiiiiiii", 25, 0)),
-    function("branch, conditional", 4, |rng, state| immediate(rng, state, "01010100 iiiiiiiiiiiiiiiiiii 0 cccc", 23, 5)),
-    function("compare and branch", 4, |rng, state| immediate(rng, state, ". 011010 . iiiiiiiiiiiiiiiiiii ttttt", 23, 5)),
+    function("branch, conditional", 4, |rng, state| {
+        immediate(rng, state, "01010100 iiiiiiiiiiiiiiiiiii 0 cccc", 23, 5)
+    }),
+    function("compare and branch", 4, |rng, state| {
+        immediate(rng, state, ". 011010 . iiiiiiiiiiiiiiiiiii ttttt", 23, 5)
+    }),
     function("test and branch", 4, |rng, state| immediate(rng, state, "b 011011 . bbbbb iiiiiiiiiiiiii ttttt", 18, 5)),
     function("branch, register", 4, register),
 ];
@@ -39,10 +43,10 @@ fn register(rng: &mut Rng, state: &mut State) -> Draft {
     let target = loop {
         let target = match rng.below(8) {
             0..=3 => state.pc + 4 + 4 * rng.below(16),
-            4 => state.pc.wrapping_add(rng.below(256)),
-            5 => CODE_BASE + rng.below(CODE_BYTES) & !3,
+            4 => state.pc & !(SLOT_BYTES - 1) | rng.below(SLOT_BYTES),
+            5 => CODE_BASE + (rng.below(CODE_BYTES) & !3),
             // Aligned: QEMU would report these pages before the misalignment.
-            6 => DATA_BASE + rng.below(4 * PAGE_BYTES) & !3,
+            6 => DATA_BASE + (rng.below(4 * PAGE_BYTES) & !3),
             _ => values::integer(rng) & !3,
         };
         if is_landing(state.pc, target) {

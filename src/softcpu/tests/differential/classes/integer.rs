@@ -52,7 +52,11 @@ pub(super) const CLASSES: &[Class] = &[
         4,
         &["o . 1 11010010 mmmmm cccc . 0 nnnnn 0 ffff", "... 11010010 mmmmm cccc . . nnnnn . ffff"],
     ),
-    encodings("conditional select", 4, &["o . 0 11010100 mmmmm cccc 0 . nnnnn ddddd", "... 11010100 mmmmm cccc .. nnnnn ddddd"]),
+    encodings(
+        "conditional select",
+        4,
+        &["o . 0 11010100 mmmmm cccc 0 . nnnnn ddddd", "... 11010100 mmmmm cccc .. nnnnn ddddd"],
+    ),
     encodings(
         "divide and variable shift",
         4,
@@ -61,7 +65,11 @@ pub(super) const CLASSES: &[Class] = &[
     encodings(
         "crc32",
         3,
-        &["0 00 11010110 mmmmm 010 . 00 nnnnn ddddd", "1 00 11010110 mmmmm 010 . 11 nnnnn ddddd", ". 00 11010110 mmmmm 010 ... nnnnn ddddd"],
+        &[
+            "0 00 11010110 mmmmm 010 . 00 nnnnn ddddd",
+            "1 00 11010110 mmmmm 010 . 11 nnnnn ddddd",
+            ". 00 11010110 mmmmm 010 ... nnnnn ddddd",
+        ],
     ),
     encodings("two sources, any", 2, &["... 11010110 mmmmm oooooo nnnnn ddddd"]),
     encodings("one source", 4, &[". 10 11010110 00000 000 ... nnnnn ddddd", ". 10 11010110 ..... oooooo nnnnn ddddd"]),

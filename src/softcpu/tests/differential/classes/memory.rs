@@ -10,18 +10,32 @@ use crate::state::{DATA_BASE, PAGE_BYTES, State, Stop, WINDOWS};
 use crate::values;
 
 pub(super) const CLASSES: &[Class] = &[
-    function("load and store, unsigned offset", 8, |rng, state| single(rng, state, ". . 111 v 01 .. iiiiiiiiiiii nnnnn ttttt")),
-    function("load and store, unscaled offset", 6, |rng, state| single(rng, state, ". . 111 v 00 .. 0 iiiiiiiii 00 nnnnn ttttt")),
-    function("load and store, pre- and post-index", 8, |rng, state| single(rng, state, ". . 111 v 00 .. 0 iiiiiiiii . 1 nnnnn ttttt")),
-    function("load and store, unprivileged", 2, |rng, state| single(rng, state, ". . 111 v 00 .. 0 iiiiiiiii 10 nnnnn ttttt")),
-    function("load and store, register offset", 8, |rng, state| single(rng, state, ". . 111 v 00 .. 1 mmmmm o1o . 10 nnnnn ttttt")),
+    function("load and store, unsigned offset", 8, |rng, state| {
+        single(rng, state, ". . 111 v 01 .. iiiiiiiiiiii nnnnn ttttt")
+    }),
+    function("load and store, unscaled offset", 6, |rng, state| {
+        single(rng, state, ". . 111 v 00 .. 0 iiiiiiiii 00 nnnnn ttttt")
+    }),
+    function("load and store, pre- and post-index", 8, |rng, state| {
+        single(rng, state, ". . 111 v 00 .. 0 iiiiiiiii . 1 nnnnn ttttt")
+    }),
+    function("load and store, unprivileged", 2, |rng, state| {
+        single(rng, state, ". . 111 v 00 .. 0 iiiiiiiii 10 nnnnn ttttt")
+    }),
+    function("load and store, register offset", 8, |rng, state| {
+        single(rng, state, ". . 111 v 00 .. 1 mmmmm o1o . 10 nnnnn ttttt")
+    }),
     function("load literal", 3, literal),
     function("load and store pair", 10, |rng, state| pair(rng, state, ". . 101 v 0 .. . iiiiiii uuuuu nnnnn ttttt")),
     function("exclusive sequence", 6, exclusive_sequence),
     function("exclusive alone", 2, |rng, state| ordered(rng, state, ". . 001000 0 . . sssss . uuuuu nnnnn ttttt")),
-    function("load-acquire and store-release", 3, |rng, state| ordered(rng, state, ". . 001000 1 . 0 11111 . 11111 nnnnn ttttt")),
+    function("load-acquire and store-release", 3, |rng, state| {
+        ordered(rng, state, ". . 001000 1 . 0 11111 . 11111 nnnnn ttttt")
+    }),
     function("compare and swap", 4, |rng, state| ordered(rng, state, ". . 001000 1 . 1 sssss . 11111 nnnnn ttttt")),
-    function("compare and swap pair", 4, |rng, state| ordered(rng, state, "0 . 001000 0 . 1 sssss . 11111 nnnnn ttttt")),
+    function("compare and swap pair", 4, |rng, state| {
+        ordered(rng, state, "0 . 001000 0 . 1 sssss . 11111 nnnnn ttttt")
+    }),
     function("atomic", 8, |rng, state| ordered(rng, state, ". . 111000 .. 1 sssss 0 ... 00 nnnnn ttttt")),
     function("swap", 3, |rng, state| ordered(rng, state, ". . 111000 .. 1 sssss 1 000 00 nnnnn ttttt")),
     function("load-acquire, weaker", 2, |rng, state| ordered(rng, state, ". . 111000 10 1 11111 1 100 00 nnnnn ttttt")),
@@ -166,7 +180,8 @@ fn ordered(rng: &mut Rng, state: &mut State, encoding: &str) -> Draft {
         word = if known::unpredictable(even) { word } else { even };
     }
     let bytes = ordered_bytes(word);
-    let exclusive_store = exclusive_group && field(word, 23, 21) & 0b110 == 0 && (field(word, 21, 21) == 0 || field(word, 31, 31) == 1);
+    let exclusive_store =
+        exclusive_group && field(word, 23, 21) & 0b110 == 0 && (field(word, 21, 21) == 0 || field(word, 31, 31) == 1);
     let swap_if_equal = exclusive_group && field(word, 21, 21) == 1 && !exclusive_store;
     let target = match (exclusive_store, swap_if_equal) {
         // Whether a store exclusive that fails checks its address first is up to the processor (Arm ARM, AArch64.ExclusiveMonitorsPass).

@@ -6,10 +6,18 @@ use crate::rng::Rng;
 use crate::state::State;
 
 pub(super) const CLASSES: &[Class] = &[
-    function("structures, multiple", 5, |rng, state| structures(rng, state, "0 . 0011000 . 0 00000 oooo .. nnnnn ttttt")),
-    function("structures, multiple, post-index", 5, |rng, state| structures(rng, state, "0 . 0011001 . 0 mmmmm oooo .. nnnnn ttttt")),
-    function("structures, single", 5, |rng, state| structures(rng, state, "0 . 0011010 . . 00000 ooo . .. nnnnn ttttt")),
-    function("structures, single, post-index", 5, |rng, state| structures(rng, state, "0 . 0011011 . . mmmmm ooo . .. nnnnn ttttt")),
+    function("structures, multiple", 5, |rng, state| {
+        structures(rng, state, "0 . 0011000 . 0 00000 oooo .. nnnnn ttttt")
+    }),
+    function("structures, multiple, post-index", 5, |rng, state| {
+        structures(rng, state, "0 . 0011001 . 0 mmmmm oooo .. nnnnn ttttt")
+    }),
+    function("structures, single", 5, |rng, state| {
+        structures(rng, state, "0 . 0011010 . . 00000 ooo . .. nnnnn ttttt")
+    }),
+    function("structures, single, post-index", 5, |rng, state| {
+        structures(rng, state, "0 . 0011011 . . mmmmm ooo . .. nnnnn ttttt")
+    }),
 ];
 
 fn structures(rng: &mut Rng, state: &mut State, encoding: &str) -> Draft {
