@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use crate::classes::{Class, Draft, Partial};
 use crate::known::{self, Features};
 use crate::rng::{Rng, mix};
-use crate::state::{FPSR_BITS, MAX_CASES, Outcome, State, Stop, WINDOWS};
+use crate::state::{BRK, FPSR_BITS, MAX_CASES, Outcome, State, Stop, WINDOWS};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -39,8 +39,18 @@ impl Case {
         let fpcr_bits = features.fpcr_bits();
         let mut state = State::random(&mut rng, index as usize % MAX_CASES, fpcr_bits);
         let mut draft = class.draw(&mut rng, &mut state);
-        if draft.code.iter().any(|&word| features.lack(word) || known::unallocated(word)) {
+        let known_undefined = |word: u32| features.lack(word) || known::unallocated(word);
+        let (first, others) = draft.code.split_first_mut().expect("a case has code");
+        if known_undefined(*first) {
             draft.expected = Some(Stop::Undefined);
+        }
+        for word in others {
+            if known_undefined(*word) || known::is_corrected(*word) {
+                *word = BRK;
+            }
+        }
+        if draft.code[1] != BRK && known::is_corrected(draft.code[0]) {
+            draft.code[0] = BRK;
         }
         Self { index, class: class.name, state, draft, fpcr_bits }
     }

@@ -164,6 +164,11 @@ pub fn unallocated(word: u32) -> bool {
     }
 }
 
+/// Whether [`correct`] may have something to do for `word`.
+pub fn is_corrected(word: u32) -> bool {
+    word & 0xffff_fc00 == FJCVTZS || word & 0xfff0_fc00 == SCALAR_HALF_FCVTZS
+}
+
 /// Corrects what QEMU 7 makes of `word` where it is known to be wrong: `before` and `after` are the states around it.
 pub fn correct(word: u32, before: &State, after: &mut State) {
     let (d, n) = (word as usize & 31, word as usize >> 5 & 31);

@@ -97,9 +97,24 @@ impl Class {
     }
 }
 
+/// Instructions that feed one another: what an interpreter carries from one to the next, flags above all, must be right too.
+const SEQUENCE: Class = function("sequence", 20, |rng, _| {
+    let classes = [integer::CLASSES, simd::CLASSES].concat();
+    let words: [u32; CODE_WORDS] = std::array::from_fn(|_| match rng.pick(&classes).make {
+        Make::Encodings(encodings) => {
+            let encoding = rng.pick(encodings);
+            fill(rng, encoding)
+        }
+        Make::Function(_) => BRK,
+    });
+    words.as_slice().into()
+});
+
 /// Every class.
 pub fn all() -> Vec<Class> {
-    [integer::CLASSES, branch::CLASSES, memory::CLASSES, structures::CLASSES, system::CLASSES, simd::CLASSES].concat()
+    let sequence: &[Class] = &[SEQUENCE];
+    [sequence, integer::CLASSES, branch::CLASSES, memory::CLASSES, structures::CLASSES, system::CLASSES, simd::CLASSES]
+        .concat()
 }
 
 /// A random word of `encoding`.
