@@ -171,6 +171,8 @@ static void save(struct output *out, struct context *context, struct info *info)
     copy(state->middle, (u64 *)WINDOW_MIDDLE, 64);
     copy(state->end, (u64 *)WINDOW_END, 32);
     copy(state->read_only, (u64 *)WINDOW_READ_ONLY, 32);
+    // QEMU 10 remembers FPCR.NEP from the MSR that set it, whatever the signal frame says.
+    __asm__ volatile("msr fpcr, xzr");
     out->signal = info->signal;
     out->signal_code = info->code;
     out->address = info->signal == SIGTRAP ? 0 : info->address;

@@ -167,13 +167,14 @@ fn random_instructions_do_what_they_do_on_qemu() {
                 Stop::Undefined => tally.undefined += 1,
                 _ => tally.faults += 1,
             }
-            if case.differences(theirs, ours).is_empty() {
+            let differences = case.differences(theirs, ours);
+            if differences.is_empty() {
                 continue;
             }
             tally.mismatches += 1;
             if printed < MAX_PRINTED && tally.mismatches <= MAX_PRINTED_PER_CLASS {
                 printed += 1;
-                print_mismatch(&run, &mut bench, case);
+                print_mismatch(&run, &mut bench, case, &differences);
             }
         }
     }
@@ -188,13 +189,15 @@ fn random_instructions_do_what_they_do_on_qemu() {
     assert_eq!(mismatches, 0, "{mismatches} of {count} cases differ from QEMU; seed {:#x}", run.seed);
 }
 
-/// Prints `case` with as little state as shows the mismatch.
-fn print_mismatch(run: &Run, bench: &mut Bench, case: &Case) {
-    let small = case.shrunk(|candidate| bench.fails(candidate));
-    let (theirs, ours) = bench.run(&[&small]).remove(0);
-    println!("{small}");
-    for line in small.differences(&theirs, &ours) {
-        println!("  {line}");
+/// Prints `case`, which showed `differences`, with as little state as still shows some.
+fn print_mismatch(run: &Run, bench: &mut Bench, case: &Case, differences: &[String]) {
+    if bench.fails(case) {
+        let small = case.shrunk(|candidate| bench.fails(candidate));
+        let (theirs, ours) = bench.run(&[&small]).remove(0);
+        println!("{small}\n  {}", small.differences(&theirs, &ours).join("\n  "));
+    } else {
+        println!("{case}\n  {}", differences.join("\n  "));
+        println!("  but agrees when it runs alone: one of the processors remembers the cases before it");
     }
     println!("  {}\n", run.command(case.index));
 }

@@ -174,10 +174,13 @@ impl Stop {
         const BUS_ADRALN: u32 = 1;
         const SEGV_MAPERR: u32 = 1;
         const SEGV_ACCERR: u32 = 2;
+        const SI_KERNEL: u32 = 0x80;
         match (signal, code) {
             (SIGTRAP, _) => Self::Break,
             (SIGILL, _) => Self::Undefined,
             (SIGBUS, BUS_ADRALN) => Self::Misaligned,
+            // What an address beyond the host's own becomes: the host does not say which it was.
+            (SIGBUS | SIGSEGV, SI_KERNEL) => Self::Unmapped { page: 0 },
             (SIGSEGV, SEGV_MAPERR) => Self::Unmapped { page: page_of(address) },
             (SIGSEGV, SEGV_ACCERR) => Self::Forbidden { page: page_of(address) },
             _ => Self::Other(u64::from(signal) << 32 | u64::from(code), address),

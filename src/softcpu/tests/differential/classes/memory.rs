@@ -3,7 +3,7 @@
 //! The address comes first: it is aimed at the windows, their edges, the read-only page or a hole; then the base register is
 //! set so that the instruction, with the offset that was drawn, computes that address.
 
-use super::{Class, Draft, Partial, field, fill, function, signed_field};
+use super::{Class, Draft, Partial, field, fill, function, predictable, signed_field};
 use crate::known;
 use crate::rng::Rng;
 use crate::state::{DATA_BASE, PAGE_BYTES, State, Stop, WINDOWS};
@@ -75,16 +75,6 @@ pub(super) fn point_base(rng: &mut Rng, state: &mut State, word: u32, address: u
     match field(word, 9, 5) as usize {
         31 => state.sp = base,
         n => state.x[n] = base,
-    }
-}
-
-/// A word of `encoding` whose meaning the architecture defines; a bit `v` (26) selects vector registers.
-pub(super) fn predictable(rng: &mut Rng, encoding: &str) -> u32 {
-    loop {
-        let word = fill(rng, encoding);
-        if !known::unpredictable(word) {
-            return word;
-        }
     }
 }
 
@@ -275,7 +265,7 @@ fn any(rng: &mut Rng, state: &mut State) -> Draft {
     let word = loop {
         let word = predictable(rng, "... . 1.0 .........................");
         // Those that must be aligned, and those that the oracle and we may fault at different points of, have classes of their own.
-        if !known::must_be_aligned(word) && !known::unpredictable(word) {
+        if !known::must_be_aligned(word) {
             break word;
         }
     };

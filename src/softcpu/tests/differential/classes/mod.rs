@@ -11,6 +11,7 @@ mod simd;
 mod structures;
 mod system;
 
+use crate::known;
 use crate::oracle::Model;
 use crate::rng::Rng;
 use crate::state::{BRK, CODE_WORDS, State, Stop};
@@ -90,7 +91,7 @@ impl Class {
         match self.make {
             Make::Encodings(encodings) => {
                 let encoding = rng.pick(encodings);
-                fill(rng, encoding).into()
+                predictable(rng, encoding).into()
             }
             Make::Function(make) => make(rng, state),
         }
@@ -103,7 +104,7 @@ const SEQUENCE: Class = function("sequence", 20, |rng, _| {
     let words: [u32; CODE_WORDS] = std::array::from_fn(|_| match rng.pick(&classes).make {
         Make::Encodings(encodings) => {
             let encoding = rng.pick(encodings);
-            fill(rng, encoding)
+            predictable(rng, encoding)
         }
         Make::Function(_) => BRK,
     });
@@ -115,6 +116,16 @@ pub fn all() -> Vec<Class> {
     let sequence: &[Class] = &[SEQUENCE];
     [sequence, integer::CLASSES, branch::CLASSES, memory::CLASSES, structures::CLASSES, system::CLASSES, simd::CLASSES]
         .concat()
+}
+
+/// A random word of `encoding` whose meaning the architecture defines.
+fn predictable(rng: &mut Rng, encoding: &str) -> u32 {
+    loop {
+        let word = fill(rng, encoding);
+        if !known::unpredictable(word) {
+            return word;
+        }
+    }
 }
 
 /// A random word of `encoding`.

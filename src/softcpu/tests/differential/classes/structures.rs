@@ -1,7 +1,7 @@
 //! LD1–LD4 and ST1–ST4: multiple structures, single structures, and loads that replicate (Arm ARM C4.1.97).
 
-use super::memory::{Target, aim, point_base, predictable};
-use super::{Class, Draft, Partial, field, function};
+use super::memory::{Target, aim, point_base};
+use super::{Class, Draft, Partial, field, function, predictable};
 use crate::rng::Rng;
 use crate::state::State;
 
