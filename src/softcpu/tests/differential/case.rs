@@ -64,7 +64,7 @@ impl Case {
             return Outcome { state, stop };
         }
         let mut expected = oracle.clone();
-        known::correct(self.draft.code[0], &self.state, &mut expected.state);
+        known::correct(self.draft.code[0], &self.state, &mut expected);
         expected.state.fpcr &= self.fpcr_bits;
         expected.state.fpsr &= FPSR_BITS;
         expected
@@ -141,7 +141,12 @@ impl Case {
 fn stops_agree(expected: Stop, ours: Stop) -> bool {
     match (expected, ours) {
         // The oracle's host does not report addresses that it cannot represent.
-        (Stop::Unmapped { page: 0 }, Stop::Unmapped { .. }) => true,
+        (Stop::Unmapped { address: 0 }, Stop::Unmapped { .. }) => true,
+        (Stop::Unmapped { address: theirs }, Stop::Unmapped { address: ours })
+        | (Stop::Forbidden { address: theirs }, Stop::Forbidden { address: ours }) => {
+            // QEMU 10 makes some misaligned accesses out of aligned ones, of up to 16 bytes, and reports the address of such a part.
+            (0..=4).any(|size_log2| theirs == ours >> size_log2 << size_log2)
+        }
         _ => expected == ours,
     }
 }

@@ -9,6 +9,7 @@
 //! | FPCR and FPSR beyond `Features::fpcr_bits`, `FPSR_BITS` | RES0 here; QEMU keeps bits of FP16 and AArch32 | expects zeros of us |
 //! | WFE, WFI, SVC, HLT #0xf000, ID registers, counters | the oracle is a process | not generated (module `classes::system`) |
 //! | DC ZVA | QEMU's `max` zeroes 512 bytes in user mode | asks QEMU's Cortex-A72, whose block has our 64 bytes |
+//! | the address of a fault of DC ZVA | the register's (D24.2.42, FAR_EL1); QEMU reports the block's | corrects it |
 //! | DC CVAP | UNDEFINED in QEMU 7's user mode, part of FEAT_DPB (Arm ARM A2.4.3) | expects that it changes nothing |
 //! | CASP with Rs = 30 | its second register is XZR; QEMU 7 takes SP | never generates it |
 //! | FJCVTZS of a denormal that is flushed to zero | clears Z (FPToFixedJS); QEMU before 9.1 sets it | corrects QEMU's Z |
@@ -17,12 +18,13 @@
 //! | a branch to a misaligned address that is not executable | the PC alignment fault comes first (D1.3.5); QEMU looks for the page first | never generates them |
 //! | misaligned SP | QEMU never checks SCTLR_EL1.SA0 | SA0 is 0 (table tests cover it) |
 //! | SMULH, UMULH, FCMP: a field that should be ones or zeros | CONSTRAINED UNPREDICTABLE; QEMU 10 makes the first undefined, QEMU 7 executes it | never generates them |
+//! | `si_addr` of a misaligned access | QEMU 10 may report an aligned part of up to 16 bytes that begins below it | accepts those beside our own FAR |
 //! | `si_addr` of an address beyond the host's 47 bits | the host reports 0 | only the kind of fault is compared |
 
 use minivmm_aarch64::SysReg;
 use minivmm_aarch64::sysreg as id;
 
-use crate::state::State;
+use crate::state::{Outcome, State, Stop, untagged};
 
 /// A feature by the field of the identification registers that advertises it: register, lowest bit, least value.
 #[derive(Clone, Copy, Debug)]
@@ -170,8 +172,8 @@ pub fn is_corrected(word: u32) -> bool {
     word & 0xffff_fc00 == FJCVTZS || word & 0xfff0_fc00 == SCALAR_HALF_FCVTZS
 }
 
-/// Corrects what QEMU 7 makes of `word` where it is known to be wrong: `before` and `after` are the states around it.
-pub fn correct(word: u32, before: &State, after: &mut State) {
+/// Corrects what QEMU 7 makes of `word` where it is known to be wrong: `before` is the state that it found.
+pub fn correct(word: u32, before: &State, Outcome { state: after, stop }: &mut Outcome) {
     let (d, n) = (word as usize & 31, word as usize >> 5 & 31);
     if word & 0xffff_fc00 == FJCVTZS {
         let source = before.v[n] as u64 & u64::MAX >> 1;
@@ -183,8 +185,12 @@ pub fn correct(word: u32, before: &State, after: &mut State) {
     if word & 0xfff0_fc00 == SCALAR_HALF_FCVTZS {
         after.v[d] &= 0xffff;
     }
+    if let (DC_ZVA, Stop::Unmapped { address } | Stop::Forbidden { address }) = (word & !0x1f, stop) {
+        *address = untagged(before.x[d]);
+    }
 }
 
+const DC_ZVA: u32 = 0xd50b_7420;
 const FJCVTZS: u32 = 0x1e7e_0000;
 /// FCVTZS of a half-precision scalar to a fixed-point number.
 const SCALAR_HALF_FCVTZS: u32 = 0x5f10_fc00;

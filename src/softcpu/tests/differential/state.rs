@@ -57,10 +57,10 @@ pub enum Stop {
     Break,
     /// Undefined, or a register that EL0 may not touch.
     Undefined,
-    /// An access to `page` where nothing is mapped.
-    Unmapped { page: u64 },
-    /// An access to `page` that its permissions forbid.
-    Forbidden { page: u64 },
+    /// An access to `address`, where nothing is mapped.
+    Unmapped { address: u64 },
+    /// An access to `address` that its permissions forbid.
+    Forbidden { address: u64 },
     /// A misaligned access that must be aligned, or a branch to an address that is not a multiple of four.
     Misaligned,
     /// None of these: the two numbers say what it was.
@@ -159,9 +159,9 @@ pub fn decode_outcome(bytes: &[u8]) -> Outcome {
     Outcome { state, stop: Stop::of_signal(signal, code, address) }
 }
 
-/// The page of `address` without its tag (bits 63:56, which TCR_EL1.TBI0 ignores).
-pub fn page_of(address: u64) -> u64 {
-    (address << 8 >> 8) & !(PAGE_BYTES - 1)
+/// `address` without its tag (bits 63:56, which TCR_EL1.TBI0 ignores).
+pub fn untagged(address: u64) -> u64 {
+    address << 8 >> 8
 }
 
 impl Stop {
@@ -180,9 +180,9 @@ impl Stop {
             (SIGILL, _) => Self::Undefined,
             (SIGBUS, BUS_ADRALN) => Self::Misaligned,
             // What an address beyond the host's own becomes: the host does not say which it was.
-            (SIGBUS | SIGSEGV, SI_KERNEL) => Self::Unmapped { page: 0 },
-            (SIGSEGV, SEGV_MAPERR) => Self::Unmapped { page: page_of(address) },
-            (SIGSEGV, SEGV_ACCERR) => Self::Forbidden { page: page_of(address) },
+            (SIGBUS | SIGSEGV, SI_KERNEL) => Self::Unmapped { address: 0 },
+            (SIGSEGV, SEGV_MAPERR) => Self::Unmapped { address: untagged(address) },
+            (SIGSEGV, SEGV_ACCERR) => Self::Forbidden { address: untagged(address) },
             _ => Self::Other(u64::from(signal) << 32 | u64::from(code), address),
         }
     }

@@ -13,7 +13,7 @@ use crate::case::Case;
 use crate::known::Features;
 use crate::state::{
     BRK, CODE_BASE, CODE_BYTES, DATA_BASE, MEMORY_BYTES, Outcome, PAGE_BYTES, READ_ONLY_BASE, State, Stop, WINDOWS,
-    page_of,
+    untagged,
 };
 
 /// Where translation tables and vectors are, in guest-physical memory.
@@ -205,13 +205,13 @@ impl Subject {
 
 /// What an exception from EL0 says, by its class and fault status code (Arm ARM D24.2.40).
 fn stop_of_syndrome(esr: u64, far: u64) -> Stop {
-    let page = page_of(far);
+    let address = untagged(far);
     match (class_of(esr), esr & 0x3f) {
         (0x3c, _) => Stop::Break,
         // Undefined; a system register that EL1 keeps for itself.
         (0x00 | 0x18, _) => Stop::Undefined,
-        (0x20 | 0x24, 0x00..=0x07) => Stop::Unmapped { page },
-        (0x20 | 0x24, 0x0c..=0x0f) => Stop::Forbidden { page },
+        (0x20 | 0x24, 0x00..=0x07) => Stop::Unmapped { address },
+        (0x20 | 0x24, 0x0c..=0x0f) => Stop::Forbidden { address },
         (0x24, 0x21) | (0x22, _) => Stop::Misaligned,
         _ => Stop::Other(esr, far),
     }
