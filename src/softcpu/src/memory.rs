@@ -87,8 +87,10 @@ impl Core {
             return Ok(());
         }
         // The second half must not fault after the first was written.
-        if (va ^ va.wrapping_add(15)) & PAGE_MASK != 0 {
-            self.place(va.wrapping_add(15), Intent::Write, self.current_regime())?;
+        let second = va.wrapping_add(15) & PAGE_MASK;
+        if va & PAGE_MASK != second {
+            self.place(va, Intent::Write, self.current_regime())?;
+            self.place(second, Intent::Write, self.current_regime())?;
         }
         self.store_u64(bus, va, low)?;
         self.store_u64(bus, va.wrapping_add(8), high)
