@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod cmdline;
 pub mod fdt;
 pub mod image;

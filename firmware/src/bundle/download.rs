@@ -121,9 +121,9 @@ impl Client {
     /// [`DownloadError::Proxy`]
     pub fn new(proxy: Option<&str>) -> Result<Self, DownloadError> {
         let proxy = match proxy {
-            Some(address) => Some(
-                ureq::Proxy::new(address).map_err(|_| DownloadError::Proxy { proxy: address.to_owned() })?,
-            ),
+            Some(address) => {
+                Some(ureq::Proxy::new(address).map_err(|_| DownloadError::Proxy { proxy: address.to_owned() })?)
+            }
             None => None,
         };
         let config = ureq::Agent::config_builder()
@@ -205,8 +205,9 @@ impl Client {
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        let response =
-            request.call().map_err(|source| DownloadError::Transfer { url: url.to_owned(), source: Box::new(source) })?;
+        let response = request
+            .call()
+            .map_err(|source| DownloadError::Transfer { url: url.to_owned(), source: Box::new(source) })?;
         match response.status().as_u16() {
             200 | 206 => Ok(response),
             status => Err(DownloadError::Status { url: url.to_owned(), status }),

@@ -133,7 +133,17 @@ fn deb822(stanza: &str) -> Vec<String> {
 /// Codenames and suites of Debian's main archive; the security archive has no kernels of other releases.
 fn is_debian(suite: &str) -> bool {
     const NAMES: [&str; 12] = [
-        "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldstable", "stable", "testing", "unstable",
+        "buster",
+        "bullseye",
+        "bookworm",
+        "trixie",
+        "forky",
+        "duke",
+        "sid",
+        "oldstable",
+        "stable",
+        "testing",
+        "unstable",
         "experimental",
     ];
     let base = suite.trim_end_matches("-updates").trim_end_matches("-backports");
@@ -234,8 +244,10 @@ mod tests {
     #[test]
     fn mirror_file_is_followed() {
         let list = "Types: deb\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: trixie\nComponents: main\n";
-        let files =
-            [("apt/sources.list.d/d.sources", list), ("apt/mirrors/debian.list", "https://m.example/debian priority:1\n")];
+        let files = [
+            ("apt/sources.list.d/d.sources", list),
+            ("apt/mirrors/debian.list", "https://m.example/debian priority:1\n"),
+        ];
         assert_eq!(urls(&files), ["https://m.example/debian"]);
     }
 

@@ -114,7 +114,8 @@ impl Modules {
                 let _ = writeln!(chosen.alias, "alias {alias} {name}");
             }
             chosen.files.push((plain_path.to_owned(), content));
-        } else if let Some(line) = chosen.dep.lines().find_map(|line| line.strip_prefix(plain_path)?.strip_prefix(':')) {
+        } else if let Some(line) = chosen.dep.lines().find_map(|line| line.strip_prefix(plain_path)?.strip_prefix(':'))
+        {
             all.extend(line.split_whitespace().rev().map(str::to_owned));
         }
         all.push(plain_path.to_owned());

@@ -201,7 +201,8 @@ fn field<'t>(stanza: &'t str, name: &str) -> Option<&'t str> {
 /// Size and hash of `path` in the `SHA256` field of a Release file.
 fn listed(release: &str, path: &str) -> Option<Wanted> {
     let mut lines = release.lines().skip_while(|line| !line.starts_with("SHA256:")).skip(1);
-    let line = lines.by_ref().take_while(|line| line.starts_with(' ')).find(|line| line.ends_with(&format!(" {path}")))?;
+    let line =
+        lines.by_ref().take_while(|line| line.starts_with(' ')).find(|line| line.ends_with(&format!(" {path}")))?;
     let mut words = line.split_whitespace();
     let sha256 = hash(words.next()?)?;
     Some(Wanted { sha256, size: words.next()?.parse().ok()? })

@@ -94,8 +94,8 @@ impl Keyring {
     /// # Errors
     /// [`SignatureError`]
     pub fn verify(&self, signed: &str, now: SystemTime) -> Result<Verified, SignatureError> {
-        let (message, _) = CleartextSignedMessage::from_string(signed)
-            .map_err(|error| SignatureError::NotSigned(Box::new(error)))?;
+        let (message, _) =
+            CleartextSignedMessage::from_string(signed).map_err(|error| SignatureError::NotSigned(Box::new(error)))?;
         let text = message.signed_text();
         let mut expired = None;
         for signature in message.signatures() {
@@ -154,7 +154,8 @@ fn primary_is_current(key: &SignedPublicKey, now: SystemTime) -> bool {
         };
         user.signatures.iter().filter(by_itself)
     });
-    let direct = key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
+    let direct =
+        key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
     lives(&key.primary_key, certified.chain(direct), now)
 }
 
@@ -164,11 +165,7 @@ fn subkey_is_current(subkey: &SignedPublicSubKey, now: SystemTime) -> bool {
 }
 
 /// Whether the newest of `self_signatures` lets the key live at `now`.
-fn lives<'a>(
-    key: &impl VerifyingKey,
-    self_signatures: impl Iterator<Item = &'a Signature>,
-    now: SystemTime,
-) -> bool {
+fn lives<'a>(key: &impl VerifyingKey, self_signatures: impl Iterator<Item = &'a Signature>, now: SystemTime) -> bool {
     let newest = self_signatures.max_by_key(|signature| signature.created().map(SystemTime::from));
     let Some(newest) = newest else { return false };
     lifetime_holds(key.created_at().into(), newest.key_expiration_time().map(Duration::from), now)
@@ -237,14 +234,18 @@ pub(crate) mod tests {
 
     #[test]
     fn garbage_is_no_keyring() {
-        assert!(Keyring::parse(&[0x99, 0x01, 0x0d, 0x04, 0, 0]).is_err_and(|e| matches!(e, SignatureError::Keyring(_))));
+        assert!(
+            Keyring::parse(&[0x99, 0x01, 0x0d, 0x04, 0, 0]).is_err_and(|e| matches!(e, SignatureError::Keyring(_)))
+        );
     }
 
     #[test]
     fn shipped_keys_are_current_and_expire() {
         let keyring = Keyring::of_host(Path::new("/nonexistent")).unwrap();
         assert_eq!(keyring.keys.len(), 3);
-        let at = |years: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(years * 31_557_600 - 1_000_000_000 + 1_000_000_000);
+        let at = |years: u64| {
+            SystemTime::UNIX_EPOCH + Duration::from_secs(years * 31_557_600 - 1_000_000_000 + 1_000_000_000)
+        };
         assert!(keyring.keys.iter().all(|key| primary_is_current(key, at(56))));
         assert!(keyring.keys.iter().all(|key| !primary_is_current(key, at(66))));
     }
