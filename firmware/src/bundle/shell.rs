@@ -182,7 +182,9 @@ pub fn make(
 
 /// The metapackage, the image that it depends on, and the packages with its parts.
 fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<Package>, RepositoryError> {
-    let is_part = |name: &str| ["linux-image-", "linux-binary-", "linux-modules-"].iter().any(|p| name.starts_with(p));
+    let is_part = |name: &str| {
+        ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"].iter().any(|p| name.starts_with(p))
+    };
     let mut packages = vec![repository.find(flavour.metapackage())?];
     let mut at = 0;
     while let Some(package) = packages.get(at).cloned() {
@@ -198,23 +200,44 @@ fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<
 
 impl Unpacked {
     fn take(&mut self, package: &[u8]) -> Result<(), DebError> {
-        let module = |path: &str| {
-            let path = path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")?;
-            path.split_once('/').map(|(_, path)| path.to_owned())
-        };
-        let wanted = |path: &str| {
-            let is_module = |path: String| path.starts_with("kernel/") || path == "modules.builtin";
-            path.starts_with("boot/vmlinuz-") || path.ends_with("bin/busybox") || module(path).is_some_and(is_module)
-        };
-        deb::read_files(package, wanted, |path, content| {
-            if let Some(version) = path.strip_prefix("boot/vmlinuz-") {
-                self.kernel = Some((version.to_owned(), content));
-            } else if let Some(path) = module(&path) {
-                self.modules.add(&path, content);
-            } else {
-                self.busybox = Some(content);
-            }
-        })
+        deb::read_files(
+            package,
+            |path| Wanted::of(path).is_some(),
+            |path, content| match Wanted::of(&path) {
+                Some(Wanted::Kernel(version)) => self.kernel = Some((version.to_owned(), content)),
+                Some(Wanted::Module(path)) => self.modules.add(path, content),
+                Some(Wanted::Busybox) => self.busybox = Some(content),
+                None => {}
+            },
+        )
+    }
+}
+
+/// The files that matter, by their path in a package.
+enum Wanted<'p> {
+    /// With its version.
+    Kernel(&'p str),
+    /// A module or the list of those built in, by the path below the version's directory.
+    Module(&'p str),
+    Busybox,
+}
+
+impl<'p> Wanted<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        let path = path.strip_prefix("usr/").unwrap_or(path);
+        if path == "bin/busybox" {
+            return Some(Self::Busybox);
+        }
+        if let Some(version) = path.strip_prefix("boot/vmlinuz-") {
+            return Some(Self::Kernel(version));
+        }
+        let (version, file) = path.strip_prefix("lib/modules/")?.split_once('/')?;
+        match file {
+            // Since Debian 14 the kernel is beside its modules.
+            "vmlinuz" => Some(Self::Kernel(version)),
+            "modules.builtin" => Some(Self::Module(file)),
+            _ => file.starts_with("kernel/").then_some(Self::Module(file)),
+        }
     }
 }
 
