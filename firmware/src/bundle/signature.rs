@@ -127,15 +127,14 @@ fn describe(key: &SignedPublicKey) -> String {
 
 /// `None`: `signature` is not by this key, or wrong. `Some(false)`: it is, but out of date.
 fn check(signature: &Signature, key: &SignedPublicKey, text: &str, now: SystemTime) -> Option<bool> {
-    let fits = |key: &dyn Fn() -> bool| key().then_some(());
-    let by_primary = signature.verify(&key.primary_key, text.as_bytes()).is_ok();
-    let current = is_current(signature, now) && primary_is_current(key, now);
-    if by_primary {
-        return Some(current);
+    let signed_by_primary = signature.verify(&key.primary_key, text.as_bytes()).is_ok();
+    let current = || is_current(signature, now) && primary_is_current(key, now);
+    if signed_by_primary {
+        return Some(current());
     }
     let subkey = key.public_subkeys.iter().find(|subkey| signature.verify(&subkey.key, text.as_bytes()).is_ok())?;
-    fits(&|| subkey.verify_bindings(&key.primary_key).is_ok())?;
-    Some(current && subkey_is_current(subkey, now))
+    let bound = subkey.verify_bindings(&key.primary_key).is_ok();
+    bound.then(|| current() && subkey_is_current(subkey, now))
 }
 
 /// The signature's own lifetime.
@@ -144,6 +143,8 @@ fn is_current(signature: &Signature, now: SystemTime) -> bool {
     lifetime_holds(created, signature.signature_expiration_time().map(Duration::from), now)
 }
 
+/// The lifetime is in the certification of the owner's name, as GnuPG reads it. Signatures on the key alone, such as those
+/// that appoint revokers, are newer in Debian's keys and say nothing of it; where one does, it must hold too.
 fn primary_is_current(key: &SignedPublicKey, now: SystemTime) -> bool {
     if !key.details.revocation_signatures.is_empty() {
         return false;
@@ -156,7 +157,9 @@ fn primary_is_current(key: &SignedPublicKey, now: SystemTime) -> bool {
     });
     let direct =
         key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
-    lives(&key.primary_key, certified.chain(direct), now)
+    let direct = direct.filter(|signature| signature.key_expiration_time().is_some());
+    lives(&key.primary_key, certified, now)
+        && direct.clone().next().is_none_or(|_| lives(&key.primary_key, direct, now))
 }
 
 fn subkey_is_current(subkey: &SignedPublicSubKey, now: SystemTime) -> bool {
@@ -240,12 +243,39 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn signature_of_an_expired_key_is_refused() {
+        let keyring = Keyring::of_host(Path::new("/nonexistent")).unwrap();
+        let mut key = test_key();
+        for user in &mut key.details.users {
+            *user = expiring(&key.primary_key, user.id.clone());
+        }
+        let signed = sign("Suite: x\n", &key);
+        let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
+        let result = keyring_of(&key).verify(&signed, in_an_hour);
+        assert!(matches!(result, Err(SignatureError::Expired { signer }) if signer.contains("Test Archive")));
+        assert!(keyring_of(&key).verify(&signed, SystemTime::now()).is_ok());
+        assert!(matches!(keyring.verify(&signed, SystemTime::now()), Err(SignatureError::NoValidSignature { .. })));
+    }
+
+    /// The owner's name, certified for a key that lives for ten minutes.
+    fn expiring(key: &pgp::packet::SecretKey, id: pgp::packet::UserId) -> pgp::types::SignedUser {
+        use pgp::packet::{SignatureConfig, Subpacket, SubpacketData};
+        let mut config = SignatureConfig::from_key(rand::thread_rng(), key, SignatureType::CertPositive).unwrap();
+        config.hashed_subpackets = vec![
+            Subpacket::regular(SubpacketData::SignatureCreationTime(pgp::types::Timestamp::now())).unwrap(),
+            Subpacket::regular(SubpacketData::IssuerFingerprint(key.fingerprint())).unwrap(),
+            Subpacket::regular(SubpacketData::KeyExpirationTime(pgp::types::Duration::from_secs(600))).unwrap(),
+        ];
+        let public = key.public_key();
+        let signature = config.sign_certification(key, &public, &Password::empty(), Tag::UserId, &id).unwrap();
+        pgp::types::SignedUser::new(id, vec![signature])
+    }
+
+    #[test]
     fn shipped_keys_are_current_and_expire() {
         let keyring = Keyring::of_host(Path::new("/nonexistent")).unwrap();
         assert_eq!(keyring.keys.len(), 3);
-        let at = |years: u64| {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(years * 31_557_600 - 1_000_000_000 + 1_000_000_000)
-        };
+        let at = |years: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(years * 31_557_600);
         assert!(keyring.keys.iter().all(|key| primary_is_current(key, at(56))));
         assert!(keyring.keys.iter().all(|key| !primary_is_current(key, at(66))));
     }
