@@ -8,6 +8,7 @@
 pub mod bundle;
 pub mod cmdline;
 pub mod fdt;
+pub mod guest;
 pub mod image;
 pub mod initrd;
 pub mod load;
