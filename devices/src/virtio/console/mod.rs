@@ -1,0 +1,290 @@
+//! Console device (§5.3), one port: bytes between the guest's `/dev/hvc0` and the host.
+//!
+//! One thread serves both queues from DRIVER_OK to reset. Input waits in a bounded buffer; when it is full the host keeps the rest and is
+//! told when there is room.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use zerocopy::IntoBytes;
+
+use super::chain::{Chain, ChainError};
+use super::doorbell::Doorbell;
+use super::interrupt::Interrupt;
+use super::queue::Queue;
+use super::spec::console::{Config, F_SIZE, QUEUE_RECEIVE, QUEUE_TRANSMIT};
+use super::spec::device_id;
+use super::{Activation, VirtioDevice, read_config_from};
+use crate::output::ByteOutput;
+
+const QUEUE_SIZE: u16 = 64;
+/// Bytes of input that wait for the guest.
+const INPUT_BYTES: usize = 4096;
+/// Bytes of output handed on at a time.
+const OUTPUT_CHUNK_BYTES: usize = 4096;
+
+/// Called by the console's thread when input that was full takes bytes again, and when a driver begins to listen.
+pub type RoomNotifier = Box<dyn Fn() + Send + Sync>;
+
+struct Shared {
+    input: Mutex<VecDeque<u8>>,
+    /// Rung for the thread of the present activation; `None` while there is no driver.
+    bell: Mutex<Option<(Doorbell, Arc<Interrupt>)>>,
+    output: Mutex<Box<dyn ByteOutput>>,
+    room: RoomNotifier,
+    /// Columns in the low half, rows in the high half.
+    size: AtomicU32,
+    generation: AtomicU32,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+impl Shared {
+    fn input(&self) -> MutexGuard<'_, VecDeque<u8>> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Option<(Doorbell, Arc<Interrupt>)>> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The host's end of a console.
+#[derive(Clone)]
+pub struct ConsolePort(Arc<Shared>);
+
+impl std::fmt::Debug for ConsolePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConsolePort").field("waiting", &self.0.input().len()).finish_non_exhaustive()
+    }
+}
+
+impl ConsolePort {
+    /// How many bytes [`Self::receive`] takes now; none while no driver listens.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.0.bell().is_none() { 0 } else { INPUT_BYTES - self.0.input().len().min(INPUT_BYTES) }
+    }
+
+    /// Hands bytes from the host to the guest; returns how many of them there was room for. Any thread.
+    pub fn receive(&self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room());
+        self.0.input().extend(bytes.iter().take(taken));
+        self.ring();
+        taken
+    }
+
+    /// Tells the guest the size of the host's window, in characters. Any thread.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        self.0.size.store(u32::from(columns) | (u32::from(rows) << 16), Ordering::SeqCst);
+        self.0.generation.fetch_add(1, Ordering::SeqCst);
+        if let Some((_, interrupt)) = &*self.0.bell() {
+            interrupt.config_changed();
+        }
+    }
+
+    /// Bytes from the host to the guest, and from the guest to the host.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.0.bytes_in.load(Ordering::Relaxed), self.0.bytes_out.load(Ordering::Relaxed))
+    }
+
+    fn ring(&self) {
+        if let Some((bell, _)) = &*self.0.bell() {
+            bell.ring();
+        }
+    }
+}
+
+/// A console device.
+pub struct Console {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console").field("active", &self.thread.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Console {
+    /// A console that prints to `output`, and its host end. `columns` and `rows` are the size of the host's window, 0 if it has none.
+    #[must_use]
+    pub fn new(output: Box<dyn ByteOutput>, room: RoomNotifier, columns: u16, rows: u16) -> (Self, ConsolePort) {
+        let shared = Arc::new(Shared {
+            input: Mutex::default(),
+            bell: Mutex::new(None),
+            output: Mutex::new(output),
+            room,
+            size: AtomicU32::new(u32::from(columns) | (u32::from(rows) << 16)),
+            generation: AtomicU32::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        });
+        (Self { shared: shared.clone(), thread: None }, ConsolePort(shared))
+    }
+}
+
+impl VirtioDevice for Console {
+    fn device_id(&self) -> u32 {
+        device_id::CONSOLE
+    }
+
+    fn features(&self) -> u64 {
+        F_SIZE
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; 2]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "two halves of 16 bits")]
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let size = self.shared.size.load(Ordering::SeqCst);
+        let config = Config { cols: (size as u16).into(), rows: ((size >> 16) as u16).into(), ..Config::default() };
+        read_config_from(config.as_bytes(), offset, data);
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {
+        // Emergency write is not offered.
+    }
+
+    fn config_generation(&self) -> u32 {
+        self.shared.generation.load(Ordering::SeqCst)
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        let mut queues = activation.queues.into_iter();
+        let worker =
+            Worker { receive: queues.next().flatten(), transmit: queues.next().flatten(), shared: self.shared.clone() };
+        let bell = Doorbell::new();
+        *self.shared.bell() = Some((bell.clone(), activation.interrupt.clone()));
+        match std::thread::Builder::new().name("console".into()).spawn(move || worker.run(&bell)) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => {
+                tracing::error!("cannot start a thread for the console: {error}");
+                activation.interrupt.needs_reset();
+            }
+        }
+        (self.shared.room)();
+    }
+
+    fn notify(&mut self, index: u16) {
+        if matches!(index, QUEUE_RECEIVE | QUEUE_TRANSMIT)
+            && let Some((bell, _)) = &*self.shared.bell()
+        {
+            bell.ring();
+        }
+    }
+
+    fn reset(&mut self) {
+        if let Some((bell, _)) = self.shared.bell().take() {
+            bell.stop();
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the console's thread panicked");
+        }
+        self.shared.input().clear();
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// The thread that serves both queues.
+struct Worker {
+    receive: Option<Queue>,
+    transmit: Option<Queue>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(mut self, bell: &Doorbell) {
+        // What was made available before the thread began rang for nobody else.
+        bell.ring();
+        while bell.wait() {
+            self.print();
+            self.type_in();
+        }
+        // The driver is gone, what it still had to say is not.
+        self.print();
+    }
+
+    /// Queue 1: everything the guest prints.
+    fn print(&mut self) {
+        let Some(queue) = &mut self.transmit else { return };
+        loop {
+            queue.disable_notification();
+            for _ in 0..queue.size() {
+                let Some(chain) = queue.pop() else { break };
+                match print_chain(&chain, queue, &self.shared) {
+                    Ok(()) => queue.complete(chain, 0),
+                    Err(error) => queue.fail_chain(chain, error),
+                }
+            }
+            queue.notify_used();
+            if !queue.enable_notification() {
+                break;
+            }
+        }
+    }
+
+    /// Queue 0: input into the buffers that the guest offers.
+    fn type_in(&mut self) {
+        let Some(queue) = &mut self.receive else { return };
+        let was_full = self.shared.input().len() >= INPUT_BYTES;
+        let mut used = false;
+        while !self.shared.input().is_empty() {
+            let Some(chain) = queue.pop() else { break };
+            match type_into(&chain, queue, &self.shared) {
+                Ok(written) => queue.complete(chain, written),
+                Err(error) => queue.fail_chain(chain, error),
+            }
+            used = true;
+        }
+        if used {
+            queue.notify_used();
+            if was_full {
+                (self.shared.room)();
+            }
+        }
+    }
+}
+
+fn print_chain(chain: &Chain, queue: &Queue, shared: &Shared) -> Result<(), ChainError> {
+    let mut reader = chain.reader(queue.memory());
+    let mut buffer = [0; OUTPUT_CHUNK_BYTES];
+    let mut output = shared.output.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let len = usize::try_from(reader.len()).unwrap_or(usize::MAX).min(buffer.len());
+        if len == 0 {
+            return Ok(());
+        }
+        reader.read_exact(&mut buffer[..len])?;
+        shared.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
+        output.write(&buffer[..len]);
+    }
+}
+
+fn type_into(chain: &Chain, queue: &Queue, shared: &Shared) -> Result<u32, ChainError> {
+    let mut writer = chain.writer(queue.memory());
+    let bytes: Vec<u8> = {
+        let mut input = shared.input();
+        let len = usize::try_from(writer.len()).unwrap_or(usize::MAX).min(input.len());
+        input.drain(..len).collect()
+    };
+    writer.write_all(&bytes)?;
+    shared.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! One virtqueue in use: chains out, used elements in, and the end of trust when the driver breaks the protocol.
+//!
+//! The rings are virtio-queue's (split virtqueues, §2.7, with indirect descriptors and EVENT_IDX). This wrapper adds what it
+//! leaves to its user: a chain that is cut short (a loop, a bad index or table) is an error, not an end; a queue that
+//! met one error is *failed*: it yields nothing more until the driver resets the device.
+
+use std::sync::Arc;
+
+use virtio_queue::{Error, QueueOwnedT, QueueT};
+
+use super::chain::{Chain, Segment};
+use super::interrupt::Interrupt;
+use super::{GuestMemory, chain::ChainError};
+
+/// The most descriptors one chain may have, tables included: as many as the largest queue (§2.7.5.3.1).
+const MAX_SEGMENTS: usize = 32768;
+
+/// Why a queue failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A ring cannot be read or written.
+    #[error("ring of queue {index} is unusable")]
+    Ring {
+        /// Which queue of the device.
+        index: u16,
+        /// What virtio-queue said.
+        #[source]
+        source: Error,
+    },
+    /// A chain loops, leads outside its table, or has no descriptor.
+    #[error("malformed descriptor chain in queue {index}")]
+    MalformedChain {
+        /// Which queue of the device.
+        index: u16,
+    },
+    /// A readable descriptor follows a writable one (§2.7.4.2).
+    #[error("readable after writable descriptor in queue {index}")]
+    MisorderedChain {
+        /// Which queue of the device.
+        index: u16,
+    },
+    /// The content of a chain cannot be used.
+    #[error("unusable descriptor chain in queue {index}")]
+    Chain {
+        /// Which queue of the device.
+        index: u16,
+        /// Why.
+        #[source]
+        source: ChainError,
+    },
+}
+
+/// A queue that the driver enabled, and the interrupt that tells it of used buffers.
+#[derive(Debug)]
+pub struct Queue {
+    ring: virtio_queue::Queue,
+    index: u16,
+    memory: GuestMemory,
+    interrupt: Arc<Interrupt>,
+    failed: bool,
+}
+
+impl Queue {
+    /// Takes over `ring`, queue number `index` of its device, set up by the driver.
+    #[must_use]
+    pub fn new(ring: virtio_queue::Queue, index: u16, memory: GuestMemory, interrupt: Arc<Interrupt>) -> Self {
+        Self { ring, index, memory, interrupt, failed: false }
+    }
+
+    /// The number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// Whether the driver broke the protocol; the queue yields nothing more.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The memory that the chains refer to.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The next available chain, or `None` when there is none, or the queue is failed.
+    pub fn pop(&mut self) -> Option<Chain> {
+        if self.failed {
+            return None;
+        }
+        match self.try_pop() {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    fn try_pop(&mut self) -> Result<Option<Chain>, QueueError> {
+        let index = self.index;
+        let ring = |source| QueueError::Ring { index, source };
+        let Some(mut descriptors) = self.ring.iter(&self.memory).map_err(ring)?.next() else { return Ok(None) };
+        let mut chain = Chain { head: descriptors.head_index(), readable: Vec::new(), writable: Vec::new() };
+        let mut continues = true;
+        for descriptor in descriptors.by_ref() {
+            continues = descriptor.has_next();
+            let segment = Segment { address: descriptor.addr().0, len: descriptor.len() };
+            if descriptor.is_write_only() {
+                chain.writable.push(segment);
+            } else if chain.writable.is_empty() {
+                chain.readable.push(segment);
+            } else {
+                return Err(QueueError::MisorderedChain { index });
+            }
+            if chain.readable.len() + chain.writable.len() > MAX_SEGMENTS {
+                return Err(QueueError::MalformedChain { index });
+            }
+        }
+        // The iterator ends early where a chain loops or leads nowhere; a whole chain ends with a descriptor without a next one.
+        if continues {
+            return Err(QueueError::MalformedChain { index });
+        }
+        Ok(Some(chain))
+    }
+
+    /// Gives `chain` back, `written` bytes of its writable part filled.
+    pub fn complete(&mut self, chain: Chain, written: u32) {
+        if self.failed {
+            return;
+        }
+        if let Err(source) = self.ring.add_used(&self.memory, chain.head, written) {
+            self.fail(&QueueError::Ring { index: self.index, source });
+        }
+    }
+
+    /// Interrupts the driver for what was completed, if it wants to be.
+    pub fn notify_used(&mut self) {
+        if self.failed {
+            return;
+        }
+        match self.ring.needs_notification(&self.memory) {
+            Ok(true) => self.interrupt.used(),
+            Ok(false) => self.interrupt.suppressed(),
+            Err(source) => self.fail(&QueueError::Ring { index: self.index, source }),
+        }
+    }
+
+    /// Asks the driver not to notify while the device is looking anyway.
+    pub fn disable_notification(&mut self) {
+        self.ring_result(|ring, memory| ring.disable_notification(memory));
+    }
+
+    /// Asks the driver to notify again; `true` if chains came meanwhile, and the device must look once more.
+    #[must_use]
+    pub fn enable_notification(&mut self) -> bool {
+        self.ring_result(|ring, memory| ring.enable_notification(memory)).unwrap_or(false)
+    }
+
+    fn ring_result<T>(
+        &mut self,
+        call: impl FnOnce(&mut virtio_queue::Queue, &GuestMemory) -> Result<T, Error>,
+    ) -> Option<T> {
+        if self.failed {
+            return None;
+        }
+        match call(&mut self.ring, &self.memory) {
+            Ok(value) => Some(value),
+            Err(source) => {
+                self.fail(&QueueError::Ring { index: self.index, source });
+                None
+            }
+        }
+    }
+
+    /// The content of a chain cannot be used: the queue fails.
+    pub fn fail_chain(&mut self, chain: Chain, source: ChainError) {
+        drop(chain);
+        self.fail(&QueueError::Chain { index: self.index, source });
+    }
+
+    /// Stops this queue for good, tells the driver and the log, once.
+    fn fail(&mut self, error: &QueueError) {
+        if !self.failed {
+            self.failed = true;
+            let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+            tracing::warn!("guest driver broke the virtio protocol: {error}{cause}");
+            self.interrupt.needs_reset();
+        }
+    }
+}
