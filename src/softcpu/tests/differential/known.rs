@@ -2,21 +2,21 @@
 //!
 //! | encodings | why | what the test does |
 //! |---|---|---|
-//! | [`OPTIONAL`] | where our ID registers do not advertise a feature that QEMU's `max` has | expects an undefined instruction of us (Arm ARM C2.2, "UNDEFINED unless the feature is implemented") |
+//! | [`OPTIONAL`] | where our ID registers do not advertise a feature that QEMU's `max` has | expects an undefined instruction of us (each encoding's decode: UNDEFINED without the feature) |
 //! | [`unallocated`] | unallocated, but QEMU 7 executes some and aborts on others | expects an undefined instruction of us |
 //! | [`unpredictable`] | CONSTRAINED UNPREDICTABLE (Arm ARM K1.2): any of several outcomes is right | never generates them |
-//! | [`must_be_aligned`] | without FEAT_LSE2 a misaligned exclusive, ordered or atomic access faults (B2.8.2); QEMU 7 does not check ordered ones, QEMU 8 has LSE2 | expects an alignment fault of us |
+//! | [`must_be_aligned`] | without FEAT_LSE2 a misaligned exclusive, ordered or atomic access faults (Arm ARM B2, alignment of data accesses); QEMU 7 does not check ordered ones, QEMU 8 has LSE2 | expects an alignment fault of us |
 //! | FPCR and FPSR beyond `Features::fpcr_bits`, `FPSR_BITS` | RES0 here; QEMU keeps bits of FP16 and AArch32 | expects zeros of us |
 //! | WFE, WFI, SVC, HLT #0xf000, ID registers, counters | the oracle is a process | not generated (module `classes::system`) |
 //! | DC ZVA | QEMU's `max` zeroes 512 bytes in user mode | asks QEMU's Cortex-A72, whose block has our 64 bytes |
-//! | the address of a fault of DC ZVA | the register's (D24.2.42, FAR_EL1); QEMU reports the block's | corrects it |
-//! | DC CVAP | UNDEFINED in QEMU 7's user mode, part of FEAT_DPB (Arm ARM A2.4.3) | expects that it changes nothing |
+//! | the address of a fault of DC ZVA | the register's (Arm ARM, FAR_EL1); QEMU reports the block's | corrects it |
+//! | DC CVAP | UNDEFINED in QEMU 7's user mode, part of FEAT_DPB | expects that it changes nothing |
 //! | CASP with Rs = 30 | its second register is XZR; QEMU 7 takes SP | never generates it |
 //! | FJCVTZS of a denormal that is flushed to zero | clears Z (FPToFixedJS); QEMU before 9.1 sets it | corrects QEMU's Z |
-//! | FCVTZS of a half-precision scalar to fixed point | bits 127:16 become zero (C1.2.2, writes of V registers); QEMU 7 extends the sign to bit 31 | corrects them |
+//! | FCVTZS of a half-precision scalar to fixed point | bits 127:16 become zero (a write of a scalar clears the rest of its V register); QEMU 7 extends the sign to bit 31 | corrects them |
 //! | PAuth hints | QEMU's `max` signs | switched off in QEMU |
-//! | a branch to a misaligned address that is not executable | the PC alignment fault comes first (D1.3.5); QEMU looks for the page first | never generates them |
-//! | misaligned SP | QEMU never checks SCTLR_EL1.SA0 | SA0 is 0 (table tests cover it) |
+//! | a branch to a misaligned address that is not executable | the PC alignment fault comes first (Arm ARM D1, prioritization of synchronous exceptions); QEMU looks for the page first | never generates them |
+//! | misaligned SP | QEMU never checks SCTLR_EL1.SA0 | SA0 is 0; the check is left to table tests |
 //! | SMULH, UMULH, FCMP, CFINV: a field that should be ones or zeros | CONSTRAINED UNPREDICTABLE; QEMU 10 makes the first undefined, QEMU 7 executes it | never generates them |
 //! | `si_addr` of a misaligned access | QEMU 10 may report an aligned part of up to 16 bytes that begins below it | accepts those beside our own FAR |
 //! | `si_addr` of an address beyond the host's 47 bits | the host reports 0 | only the kind of fault is compared |

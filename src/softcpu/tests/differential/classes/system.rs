@@ -1,6 +1,6 @@
 //! Hints, barriers, exception generation, system registers and cache maintenance, as far as EL0 goes (Arm ARM C4.1.94).
 //!
-//! Not here, each with its reason: SVC would be a system call of the oracle (table tests cover it); WFE and WFI may sleep; the counter
+//! Not here, each with its reason: SVC would be a system call of the oracle; WFE and WFI may sleep; the counter
 //! and the identification registers that EL0 can read have values of their own on each processor.
 
 use super::memory::{Target, aim};
