@@ -12,6 +12,7 @@ use crate::core::{Core, Trap};
 use crate::decode::{bit, bits};
 use crate::memory::Intent;
 use crate::regs::{SP, ZERO};
+use crate::walk::canonical;
 
 /// The address and value of the last load-exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,8 @@ impl Core {
             8 => u128::from(page.cell_u64(f.va).load(Ordering::SeqCst)),
             _ => page.cell_u128(f.va).load(Ordering::SeqCst),
         };
-        self.monitor = Some(Monitor { va: f.va, size, value });
+        // Two addresses that differ in an ignored tag are the same place.
+        self.monitor = Some(Monitor { va: canonical(self.sys.tcr, f.va), size, value });
         if pair {
             let half = f.size * 8;
             self.regs.set_x_or_discard(f.rt, (value as u64) & (u64::MAX >> (64 - half)));
@@ -126,8 +128,9 @@ impl Core {
         let size = if pair { f.size * 2 } else { f.size };
         let page = self.atomic_page(f.va, size, Intent::Write)?;
         let (low, high) = (self.regs.x(f.rt), self.regs.x(f.rt2));
+        let va = canonical(self.sys.tcr, f.va);
         let stored = match self.monitor.take() {
-            Some(monitor) if monitor.va == f.va && monitor.size == size => {
+            Some(monitor) if monitor.va == va && monitor.size == size => {
                 let old = monitor.value;
                 match size {
                     1 => swap_if(page.cell_u8(f.va).compare_exchange(

@@ -39,6 +39,7 @@ impl Case {
         let fpcr_bits = features.fpcr_bits();
         let mut state = State::random(&mut rng, index as usize % MAX_CASES, fpcr_bits);
         let mut draft = class.draw(&mut rng, &mut state);
+        // Such a word can only be the first: after others, what these did would have to be known too.
         let known_undefined = |word: u32| features.lack(word) || known::unallocated(word);
         let (first, others) = draft.code.split_first_mut().expect("a case has code");
         if known_undefined(*first) {

@@ -2,22 +2,22 @@
 //!
 //! | encodings | why | what the test does |
 //! |---|---|---|
-//! | [`OPTIONAL`] | where our ID registers do not advertise a feature that QEMU's `max` has | expects an undefined instruction of us (Arm ARM C2.2, "UNDEFINED unless the feature is implemented") |
+//! | [`OPTIONAL`] | where our ID registers do not advertise a feature that QEMU's `max` has | expects an undefined instruction of us (each encoding's decode: UNDEFINED without the feature) |
 //! | [`unallocated`] | unallocated, but QEMU 7 executes some and aborts on others | expects an undefined instruction of us |
 //! | [`unpredictable`] | CONSTRAINED UNPREDICTABLE (Arm ARM K1.2): any of several outcomes is right | never generates them |
-//! | [`must_be_aligned`] | without FEAT_LSE2 a misaligned exclusive, ordered or atomic access faults (B2.8.2); QEMU 7 does not check ordered ones, QEMU 8 has LSE2 | expects an alignment fault of us |
+//! | [`must_be_aligned`] | without FEAT_LSE2 a misaligned exclusive, ordered or atomic access faults (Arm ARM B2, alignment of data accesses); QEMU 7 does not check ordered ones, QEMU 8 has LSE2 | expects an alignment fault of us |
 //! | FPCR and FPSR beyond `Features::fpcr_bits`, `FPSR_BITS` | RES0 here; QEMU keeps bits of FP16 and AArch32 | expects zeros of us |
 //! | WFE, WFI, SVC, HLT #0xf000, ID registers, counters | the oracle is a process | not generated (module `classes::system`) |
 //! | DC ZVA | QEMU's `max` zeroes 512 bytes in user mode | asks QEMU's Cortex-A72, whose block has our 64 bytes |
-//! | the address of a fault of DC ZVA | the register's (D24.2.42, FAR_EL1); QEMU reports the block's | corrects it |
-//! | DC CVAP | UNDEFINED in QEMU 7's user mode, part of FEAT_DPB (Arm ARM A2.4.3) | expects that it changes nothing |
+//! | the address of a fault of DC ZVA | the register's (Arm ARM, FAR_EL1); QEMU reports the block's | corrects it |
+//! | DC CVAP | UNDEFINED in QEMU 7's user mode, part of FEAT_DPB | expects that it changes nothing |
 //! | CASP with Rs = 30 | its second register is XZR; QEMU 7 takes SP | never generates it |
 //! | FJCVTZS of a denormal that is flushed to zero | clears Z (FPToFixedJS); QEMU before 9.1 sets it | corrects QEMU's Z |
-//! | FCVTZS of a half-precision scalar to fixed point | bits 127:16 become zero (C1.2.2, writes of V registers); QEMU 7 extends the sign to bit 31 | corrects them |
+//! | FCVTZS of a half-precision scalar to fixed point | bits 127:16 become zero (a write of a scalar clears the rest of its V register); QEMU 7 extends the sign to bit 31 | corrects them |
 //! | PAuth hints | QEMU's `max` signs | switched off in QEMU |
-//! | a branch to a misaligned address that is not executable | the PC alignment fault comes first (D1.3.5); QEMU looks for the page first | never generates them |
-//! | misaligned SP | QEMU never checks SCTLR_EL1.SA0 | SA0 is 0 (table tests cover it) |
-//! | SMULH, UMULH, FCMP: a field that should be ones or zeros | CONSTRAINED UNPREDICTABLE; QEMU 10 makes the first undefined, QEMU 7 executes it | never generates them |
+//! | a branch to a misaligned address that is not executable | the PC alignment fault comes first (Arm ARM D1, prioritization of synchronous exceptions); QEMU looks for the page first | never generates them |
+//! | misaligned SP | QEMU never checks SCTLR_EL1.SA0 | SA0 is 0; the check is left to table tests |
+//! | SMULH, UMULH, FCMP, CFINV: a field that should be ones or zeros | CONSTRAINED UNPREDICTABLE; QEMU 10 makes the first undefined, QEMU 7 executes it | never generates them |
 //! | `si_addr` of a misaligned access | QEMU 10 may report an aligned part of up to 16 bytes that begins below it | accepts those beside our own FAR |
 //! | `si_addr` of an address beyond the host's 47 bits | the host reports 0 | only the kind of fault is compared |
 
@@ -45,6 +45,12 @@ const MOPS: Feature = Feature(id::ID_AA64ISAR2_EL1, 16, 1);
 const HBC: Feature = Feature(id::ID_AA64ISAR2_EL1, 20, 1);
 const CSSC: Feature = Feature(id::ID_AA64ISAR2_EL1, 52, 1);
 const FP16: Feature = Feature(id::ID_AA64PFR0_EL1, 16, 1);
+const DIT: Feature = Feature(id::ID_AA64PFR0_EL1, 48, 1);
+const SSBS2: Feature = Feature(id::ID_AA64PFR1_EL1, 4, 2);
+const DPB2: Feature = Feature(id::ID_AA64ISAR1_EL1, 0, 2);
+const SB: Feature = Feature(id::ID_AA64ISAR1_EL1, 36, 1);
+const SPECRES: Feature = Feature(id::ID_AA64ISAR1_EL1, 40, 1);
+const XS: Feature = Feature(id::ID_AA64ISAR1_EL1, 56, 1);
 const MTE: Feature = Feature(id::ID_AA64PFR1_EL1, 8, 1);
 const LOR: Feature = Feature(id::ID_AA64MMFR1_EL1, 16, 1);
 /// In ID_AA64ISAR3_EL1.
@@ -70,6 +76,18 @@ const OPTIONAL: &[(u32, u32, Feature)] = &[
     (0xfe9f_f800, 0xd61f_0800, PAUTH),  // BRA, BLRA, RETA, ERETA
     (0xffff_f0ff, 0xd500_403f, FLAGM2), // XAFLAG
     (0xffff_f0ff, 0xd500_405f, FLAGM2), // AXFLAG
+    (0xffff_f0ff, 0xd503_405f, DIT),
+    (0xffdf_ffe0, 0xd51b_42a0, DIT),
+    (0xffff_f0ff, 0xd503_403f, SSBS2),
+    (0xffdf_ffe0, 0xd51b_42c0, SSBS2),
+    (0xffff_f0ff, 0xd503_409f, MTE), // TCO
+    (0xffdf_ffe0, 0xd51b_42e0, MTE),
+    (0xffff_ffe0, 0xd50b_7460, MTE),  // DC GVA
+    (0xffff_ffe0, 0xd50b_7480, MTE),  // DC GZVA
+    (0xffff_ffe0, 0xd50b_7d20, DPB2), // DC CVADP
+    (0xffff_ff80, 0xd50b_7380, SPECRES),
+    (0xffff_f0ff, 0xd503_30ff, SB),
+    (0xffff_f0ff, 0xd503_303f, XS), // DSB nXS
     // Loads and stores.
     (0x3f20_0c00, 0x1900_0000, LRCPC2), // LDAPUR, STLUR
     (0x3b20_0c00, 0x1900_0400, MOPS),   // CPY, SET
@@ -240,8 +258,9 @@ pub fn unpredictable(word: u32) -> bool {
     let (t, n, t2, s) = (word & 31, word >> 5 & 31, word >> 10 & 31, word >> 16 & 31);
     let multiply_high = word & 0xff60_0000 == 0x9b40_0000;
     let compare_with_zero = word & 0xff20_fc0f == 0x1e20_2008;
-    if multiply_high && t2 != 31 || compare_with_zero && s != 0 {
-        // A field that should be ones, and one that should be zeros.
+    let flag_conversion = matches!(word & 0xffff_f0ff, 0xd500_401f | 0xd500_403f | 0xd500_405f);
+    if multiply_high && t2 != 31 || compare_with_zero && s != 0 || flag_conversion && word & 0xf00 != 0 {
+        // A field that should be ones, and two that should be zeros.
         return true;
     }
     let vector = bit(26);

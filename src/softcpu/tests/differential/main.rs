@@ -21,6 +21,7 @@ mod subject;
 mod values;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,7 +34,7 @@ use subject::Subject;
 /// The seed of a run that names none: CI always runs the same cases.
 const SEED: u64 = 0x6d69_6e69_766d_6d00;
 /// The cases of a run that names no number.
-const CASES: u64 = 500_000;
+const CASES: u64 = 300_000;
 /// Mismatches that are made small and printed in full; the others are only counted.
 const MAX_PRINTED: usize = 12;
 /// Mismatches of one class that are printed in full.
@@ -121,9 +122,10 @@ impl Bench {
         outcomes.into_iter().map(|outcome| outcome.expect("every case has a model")).collect()
     }
 
-    fn fails(&mut self, case: &Case) -> bool {
+    /// How the outcomes of `case` differ when it runs alone.
+    fn differences(&mut self, case: &Case) -> Vec<String> {
         let (theirs, ours) = self.run(&[case]).remove(0);
-        !case.differences(&theirs, &ours).is_empty()
+        case.differences(&theirs, &ours)
     }
 }
 
@@ -142,7 +144,8 @@ fn random_instructions_do_what_they_do_on_qemu() {
         Ok(program) => program,
         Err(missing) => {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run in CI: {}", missing.0);
-            println!("skipped: {}", missing.0);
+            // Past the test harness, which would keep it to itself.
+            writeln!(std::io::stderr(), "skipped: {}", missing.0).expect("stderr is open");
             return;
         }
     };
@@ -191,13 +194,16 @@ fn random_instructions_do_what_they_do_on_qemu() {
 
 /// Prints `case`, which showed `differences`, with as little state as still shows some.
 fn print_mismatch(run: &Run, bench: &mut Bench, case: &Case, differences: &[String]) {
-    if bench.fails(case) {
-        let small = case.shrunk(|candidate| bench.fails(candidate));
-        let (theirs, ours) = bench.run(&[&small]).remove(0);
-        println!("{small}\n  {}", small.differences(&theirs, &ours).join("\n  "));
+    // A smaller state shows the same mismatch when the same registers differ.
+    let places = |differences: &[String]| -> Vec<String> {
+        differences.iter().filter_map(|line| line.split(':').next().map(str::to_owned)).collect()
+    };
+    if places(&bench.differences(case)) == places(differences) {
+        let small = case.shrunk(|candidate| places(&bench.differences(candidate)) == places(differences));
+        println!("{small}\n  {}", bench.differences(&small).join("\n  "));
     } else {
         println!("{case}\n  {}", differences.join("\n  "));
-        println!("  but agrees when it runs alone: one of the processors remembers the cases before it");
+        println!("  but not when it runs alone: one of the processors remembers the cases before it");
     }
     println!("  {}\n", run.command(case.index));
 }

@@ -248,10 +248,16 @@ fn exclusive_sequence(rng: &mut Rng, state: &mut State) -> Draft {
     let s = if pair { distinct(rng, &[n, u, u2]) } else { distinct(rng, &[n, u]) };
     let common = size << 30 | 0x0800_0000 | u32::from(pair) << 21 | n << 5;
     let load = common | 1 << 22 | 31 << 16 | (rng.below(2) as u32) << 15 | t2 << 10 | t;
-    let store = common | s << 16 | (rng.below(2) as u32) << 15 | u2 << 10 | u;
+    let mut store = common | s << 16 | (rng.below(2) as u32) << 15 | u2 << 10 | u;
     let bytes = ordered_bytes(load);
     let address = aim(rng, Target::Writable, bytes, bytes) & !(bytes - 1);
     point_base(rng, state, load, address, 0);
+    if rng.one_in(4) {
+        // The same place by another register, perhaps with another tag.
+        let other = distinct(rng, &[t, t2, s]);
+        store = store & !(0x1f << 5) | other << 5;
+        point_base(rng, state, store, address, 0);
+    }
     match rng.below(5) {
         0 => Draft::from([load, CLREX | (rng.word() & 0xf00), store].as_slice()),
         // The second store finds the monitor open again.

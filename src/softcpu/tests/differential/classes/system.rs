@@ -1,10 +1,10 @@
 //! Hints, barriers, exception generation, system registers and cache maintenance, as far as EL0 goes (Arm ARM C4.1.94).
 //!
-//! Not here, each with its reason: SVC would be a system call of the oracle (table tests cover it); WFE and WFI may sleep; the counter
+//! Not here, each with its reason: SVC would be a system call of the oracle; WFE and WFI may sleep; the counter
 //! and the identification registers that EL0 can read have values of their own on each processor.
 
 use super::memory::{Target, aim};
-use super::{Class, Draft, field, fill, function};
+use super::{Class, Draft, field, fill, function, predictable};
 use crate::known;
 use crate::oracle::Model;
 use crate::rng::Rng;
@@ -35,6 +35,8 @@ fn barrier(rng: &mut Rng) -> Draft {
         "11010101000000110011 cccc 010 11111",
         "11010101000000110011 cccc 10 . 11111",
         "11010101000000110011 cccc 110 11111",
+        "11010101000000110011 cccc 0.1 11111", // DSB nXS
+        "11010101000000110011 cccc 111 11111", // SB
     ]);
     fill(rng, encoding).into()
 }
@@ -57,9 +59,12 @@ fn status_register(rng: &mut Rng) -> Draft {
         "1101010100.1 1 011 0100 0100 000 ttttt", // FPCR
         "1101010100.1 1 011 0100 0100 001 ttttt", // FPSR
         "1101010100.1 1 011 1101 0000 010 ttttt", // TPIDR_EL0
-        "1101010100.1 1 011 0100 0010 001 ttttt", // DAIF, which SCTLR_EL1.UMA denies
+        "1101010100.1 1 011 0100 0010 ooo ttttt", // DAIF, which SCTLR_EL1.UMA denies, DIT, SSBS, TCO
+        "1101010100.1 1 011 0100 0100 ooo ttttt",
+        "1101010100000 000 0100 cccc ooo 11111", // MSR (immediate): UAO, PAN, SPSel, flags
+        "1101010100000 011 0100 cccc ooo 11111", // DAIFSet, DAIFClr, DIT, SSBS, TCO
     ]);
-    fill(rng, encoding).into()
+    predictable(rng, encoding).into()
 }
 
 /// System registers and instructions whose op1 puts them out of EL0's reach.
@@ -88,6 +93,10 @@ fn cache_maintenance(rng: &mut Rng, state: &mut State) -> Draft {
         "1101010100001 011 0111 1100 001 ttttt", // DC CVAP
         "1101010100001 011 0111 1110 001 ttttt", // DC CIVAC
         "1101010100001 011 0111 0101 001 ttttt", // IC IVAU
+        "1101010100001 011 0111 1101 001 ttttt", // DC CVADP
+        "1101010100001 011 0111 0100 011 ttttt", // DC GVA
+        "1101010100001 011 0111 0100 100 ttttt", // DC GZVA
+        "1101010100001 011 0111 0011 1.. ttttt", // CFP, DVP, CPP RCTX
     ]);
     let word = fill(rng, encoding) & !0x1f | rng.below(31) as u32;
     state.x[field(word, 4, 0) as usize] = aim(rng, Target::Mapped, 1, 1);
