@@ -1,2 +1,3 @@
 //! The `minivmm` command.
+
 fn main() {}
