@@ -6,6 +6,8 @@
 
 pub mod config;
 pub mod event;
+pub mod host;
 pub mod hypervisor;
+pub mod layout;
 pub mod memory;
 pub mod vcpu;
