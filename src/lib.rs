@@ -9,5 +9,7 @@ pub mod event;
 pub mod host;
 pub mod hypervisor;
 pub mod layout;
+pub mod machine;
 pub mod memory;
+pub mod stats;
 pub mod vcpu;

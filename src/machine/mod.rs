@@ -1,0 +1,3 @@
+//! m
+pub mod panic;
+pub mod spec;
