@@ -15,7 +15,6 @@
 //! kick that comes early, late or for nothing is harmless.
 
 use std::ops::Range;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -63,8 +62,8 @@ pub enum VcpuError {
 pub struct VcpuContext {
     /// Answers their I/O.
     pub io: Arc<dyn GuestIo + Send + Sync>,
-    /// Takes their events.
-    pub events: Sender<VcpuEvent>,
+    /// Takes their events, on their threads.
+    pub on_event: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
     /// Called by vCPU 0 just before its first instruction.
     pub first_instruction: Arc<dyn Fn() + Send + Sync>,
     /// Guest-physical addresses that are RAM: where CPU_ON may start.
@@ -181,7 +180,7 @@ impl VcpuSet {
         let (bound, is_bound) = mpsc::channel();
         let shared = self.shared.clone();
         let body = move || {
-            let _sentinel = Sentinel { index, shared: shared.clone(), events: with.events.clone() };
+            let _sentinel = Sentinel { index, shared: shared.clone(), on_event: with.on_event.clone() };
             match builder.bind() {
                 // The receiver waits for exactly one message; if it is gone, so is the machine.
                 Err(error) => drop(bound.send(Err(error))),
@@ -265,15 +264,14 @@ impl Drop for VcpuSet {
 struct Sentinel {
     index: u32,
     shared: Arc<Shared>,
-    events: Sender<VcpuEvent>,
+    on_event: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
 }
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.leave_for_good(self.index);
-            // Nobody listens to a machine that is being taken apart.
-            drop(self.events.send(VcpuEvent::Panicked(self.index)));
+            (self.on_event)(VcpuEvent::Panicked(self.index));
         }
     }
 }
@@ -419,15 +417,13 @@ impl VcpuThread {
         drop(state);
         self.shared.changed.notify_all();
         if first {
-            // Nobody listens to a machine that is being taken apart.
-            drop(self.with.events.send(event));
+            (self.with.on_event)(event);
         }
     }
 
     fn fail(self, error: HypervisorError) {
         self.shared.leave_for_good(self.index);
-        // As above.
-        drop(self.with.events.send(VcpuEvent::Failed(error)));
+        (self.with.on_event)(VcpuEvent::Failed(error));
     }
 }
 

@@ -140,7 +140,7 @@ fn rig(scripts: &[&[Step]]) -> Rig {
     let (sender, events) = mpsc::channel();
     let context = VcpuContext {
         io: Arc::new(NoIo),
-        events: sender,
+        on_event: Arc::new(move |event| drop(sender.send(event))),
         first_instruction: Arc::new(|| ()),
         ram: 0x8000_0000..0x9000_0000,
     };
