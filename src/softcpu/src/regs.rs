@@ -20,9 +20,9 @@ pub const FLAG_V: u32 = 1 << 28;
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Regs {
-    /// X0–X30, then [`ZERO`], [`SP`] and [`SINK`]; 64 entries, so that an index masked with 63 needs no bounds check.
+    /// X0–X30, then [`ZERO`], [`SP`] and [`SINK`]; 256 entries, so that no index needs a bounds check.
     /// Use [`Regs::x`] and [`Regs::set_x`].
-    pub(crate) file: [u64; 64],
+    pub(crate) file: [u64; 256],
     /// N, Z, C and V in bits 31 to 28, other bits zero, as in PSTATE.
     pub nzcv: u32,
     /// FPCR: only writable bits that are implemented are ever set.
@@ -35,7 +35,7 @@ pub struct Regs {
 
 impl Default for Regs {
     fn default() -> Self {
-        Self { file: [0; 64], nzcv: 0, fpcr: 0, fpsr: 0, v: [0; 32] }
+        Self { file: [0; 256], nzcv: 0, fpcr: 0, fpsr: 0, v: [0; 32] }
     }
 }
 
@@ -44,14 +44,14 @@ impl Regs {
     #[inline(always)]
     #[must_use]
     pub fn x(&self, index: u8) -> u64 {
-        self.file[usize::from(index & 63)]
+        self.file[usize::from(index)]
     }
 
     /// Sets the register at `index`: 0–30, [`SP`], or [`SINK`]. Never [`ZERO`].
     #[inline(always)]
     pub fn set_x(&mut self, index: u8, value: u64) {
         debug_assert!(index != ZERO, "XZR is not writable");
-        self.file[usize::from(index & 63)] = value;
+        self.file[usize::from(index)] = value;
     }
 
     /// Sets the register that encoding `rd` names where 31 means XZR.

@@ -1,0 +1,103 @@
+//! Scalar floating-point instructions that read or write general registers or flags, and moves (Arm ARM C7.2).
+
+use super::lanes::{broadcast_value, low};
+use super::{FpScalar, SimdInsn, Size};
+use crate::float::{self, Env, Fixed, Float, Rounding};
+use crate::regs::{FLAG_C, FLAG_N, FLAG_V, FLAG_Z, Regs};
+
+/// Executes one operation.
+pub(super) fn execute(op: FpScalar, insn: SimdInsn, regs: &mut Regs) {
+    match op {
+        FpScalar::Fmov => insn.write(regs, insn.vn(regs)),
+        FpScalar::FmovImm => insn.write(regs, broadcast_value(insn.arr.size(), expand_immediate(insn))),
+        FpScalar::Fcsel => {
+            let value = if condition_holds(insn.ra, regs.nzcv) { insn.vn(regs) } else { insn.vm(regs) };
+            insn.write(regs, value);
+        }
+        FpScalar::FmovToVector => insn.write(regs, u128::from(regs.x(insn.rn))),
+        FpScalar::FmovToTop => insn.write_all(regs, low(insn.vd(regs)) | u128::from(regs.x(insn.rn)) << 64),
+        FpScalar::FmovFromVector => regs.set_x(insn.rd, (insn.vn(regs) & insn.arr.mask()) as u64),
+        FpScalar::FmovFromTop => regs.set_x(insn.rd, (insn.vn(regs) >> 64) as u64),
+        FpScalar::Fccmp | FpScalar::Fccmpe if !condition_holds(insn.ra, regs.nzcv) => {
+            regs.nzcv = u32::from(insn.imm) << 28;
+        }
+        _ => {
+            let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
+            match insn.arr.size() {
+                Size::D => compute(op, insn, regs, &mut env, |v| v as u64),
+                Size::S => compute(op, insn, regs, &mut env, |v| v as u32),
+                _ => compute(op, insn, regs, &mut env, |v| v as u16),
+            }
+            regs.fpsr = env.fpsr;
+        }
+    }
+}
+
+/// The operations that may raise exceptions. `cut` takes the scalar out of a V register.
+#[inline(always)]
+fn compute<F: Float>(op: FpScalar, insn: SimdInsn, regs: &mut Regs, env: &mut Env, cut: impl Fn(u128) -> F) {
+    let a = cut(insn.vn(regs));
+    match op {
+        FpScalar::Fcmp | FpScalar::Fccmp => regs.nzcv = float::compare(env, a, cut(insn.vm(regs)), false),
+        FpScalar::Fcmpe | FpScalar::Fccmpe => regs.nzcv = float::compare(env, a, cut(insn.vm(regs)), true),
+        FpScalar::FcmpZero => regs.nzcv = float::compare_zero(env, a, false),
+        FpScalar::FcmpeZero => regs.nzcv = float::compare_zero(env, a, true),
+        FpScalar::Fjcvtzs => {
+            let (value, exact) = float::to_javascript_int(env, a.bits());
+            regs.set_x(insn.rd, u64::from(value));
+            regs.nzcv = if exact { FLAG_Z } else { 0 };
+        }
+        FpScalar::ScvtfW | FpScalar::ScvtfX | FpScalar::UcvtfW | FpScalar::UcvtfX => {
+            let mode = env.rounding();
+            let value = float::from_fixed::<F>(env, regs.x(insn.rn), fixed(op, insn), mode);
+            insn.write(regs, u128::from(value.bits()));
+        }
+        _ => {
+            let mode = Rounding::from_number(insn.ra, env);
+            let value = float::to_fixed(env, a, fixed(op, insn), mode);
+            regs.set_x(insn.rd, value);
+        }
+    }
+}
+
+/// The format of the general register of a conversion.
+#[inline(always)]
+const fn fixed(op: FpScalar, insn: SimdInsn) -> Fixed {
+    let (bits, signed) = match op {
+        FpScalar::ScvtfW | FpScalar::FcvtsW => (32, true),
+        FpScalar::ScvtfX | FpScalar::FcvtsX => (64, true),
+        FpScalar::UcvtfW | FpScalar::FcvtuW => (32, false),
+        _ => (64, false),
+    };
+    Fixed { bits, fraction_bits: insn.imm, signed }
+}
+
+/// VFPExpandImm: sign, three exponent bits of which the first is inverted and repeated, four fraction bits.
+fn expand_immediate(insn: SimdInsn) -> u64 {
+    fn expand<F: Float>(imm: u32) -> u64 {
+        let repeated = if imm & 0x40 == 0 { 0 } else { (1 << (F::EXPONENT_BITS - 3)) - 1 };
+        let exponent = (!imm >> 6 & 1) << (F::EXPONENT_BITS - 1) | repeated << 2 | imm >> 4 & 3;
+        F::pack(imm & 0x80 != 0, exponent, u64::from(imm & 15) << (F::FRACTION_BITS - 4)).bits()
+    }
+    match insn.arr.size() {
+        Size::D => expand::<u64>(insn.imm.into()),
+        Size::S => expand::<u32>(insn.imm.into()),
+        _ => expand::<u16>(insn.imm.into()),
+    }
+}
+
+/// ConditionHolds (Arm ARM C1.2.4).
+fn condition_holds(condition: u8, nzcv: u32) -> bool {
+    let set = |flag: u32| nzcv & flag != 0;
+    let base = match condition >> 1 & 7 {
+        0 => set(FLAG_Z),
+        1 => set(FLAG_C),
+        2 => set(FLAG_N),
+        3 => set(FLAG_V),
+        4 => set(FLAG_C) && !set(FLAG_Z),
+        5 => set(FLAG_N) == set(FLAG_V),
+        6 => set(FLAG_N) == set(FLAG_V) && !set(FLAG_Z),
+        _ => return true,
+    };
+    base != (condition & 1 != 0)
+}

@@ -1,0 +1,394 @@
+//! The translation caches of one vCPU.
+//!
+//! Two direct-mapped tables for data, one for EL0's rights and one for EL1's, and one table for instruction fetch. An entry is valid for one
+//! *context*, a small number that stands for an ASID on this vCPU; forgetting an ASID is giving it a new
+//! number. A tag holds page, context and zero low bits, so that one comparison checks page, context, right and
+//! alignment. Entries cover [`PAGE_SIZE`] whatever the guest's granule; `span_log2` remembers how much the guest mapped, for
+//! TLBI by address (Arm ARM D8.16: it must remove every part of a block).
+
+use crate::host_memory::{HostPage, PAGE_SIZE};
+
+/// Whose rights a data access has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Regime {
+    /// EL0, and LDTR or STTR of EL1.
+    User = 0,
+    /// EL1.
+    Kernel = 1,
+}
+
+/// Mask of the page number in an address.
+pub(crate) const PAGE_MASK: u64 = !(PAGE_SIZE - 1);
+/// Matches no access: context 255 is never given out.
+const INVALID: u64 = u64::MAX;
+/// Position of the context in a tag; the bits below are zero in an aligned access.
+const CONTEXT_SHIFT: u32 = 4;
+/// Context of translations that are the same for every ASID.
+const GLOBAL: u64 = 0;
+/// In the context of a low address at EL1: PSTATE.PAN is clear, user pages may be touched.
+const PAN_CLEAR: u64 = 1 << CONTEXT_SHIFT;
+const FIRST_CONTEXT: u64 = 2;
+const LAST_CONTEXT: u64 = 252;
+
+const DATA_ENTRIES: usize = 1024;
+const FETCH_ENTRIES: usize = 512;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataEntry {
+    /// Matches loads.
+    pub read: u64,
+    /// Matches stores.
+    pub write: u64,
+    pub page: HostPage,
+    va: u64,
+    span_log2: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FetchEntry {
+    pub tag: u64,
+    /// Index of the decoded page.
+    pub code: u32,
+    span_log2: u8,
+}
+
+/// What a new entry covers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// log2 of the bytes the guest's descriptor maps.
+    pub log2: u8,
+    pub global: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tlb {
+    data: [Box<[DataEntry; DATA_ENTRIES]>; 2],
+    fetch: Box<[FetchEntry; FETCH_ENTRIES]>,
+    /// Tags by regime and half of the address space (bit 63), as [`Tlb::select`] set them.
+    contexts: [[u64; 2]; 2],
+    fetch_contexts: [u64; 2],
+    /// ASIDs by context, from `FIRST_CONTEXT` in steps of two.
+    asids: Vec<u32>,
+    current_asid: u16,
+    /// The context of `current_asid`.
+    current_context: u64,
+    pan: bool,
+    user_fetch: bool,
+    /// Whether only global translations were met at high addresses; then these survive a change of ASID.
+    high_is_global: bool,
+    /// Whether an entry spans more than a page.
+    has_blocks: bool,
+}
+
+impl Tlb {
+    pub fn new(nowhere: HostPage) -> Self {
+        let data = DataEntry { read: INVALID, write: INVALID, page: nowhere, va: 0, span_log2: 0 };
+        let mut tlb = Self {
+            data: [Box::new([data; DATA_ENTRIES]), Box::new([data; DATA_ENTRIES])],
+            fetch: Box::new([FetchEntry { tag: INVALID, code: 0, span_log2: 0 }; FETCH_ENTRIES]),
+            contexts: [[0; 2]; 2],
+            fetch_contexts: [0; 2],
+            asids: Vec::new(),
+            current_asid: 0,
+            current_context: FIRST_CONTEXT,
+            pan: false,
+            user_fetch: false,
+            high_is_global: true,
+            has_blocks: false,
+        };
+        tlb.renew_context();
+        tlb
+    }
+
+    /// The entry that may hold `va`, to be compared with [`Tlb::tag`].
+    #[inline(always)]
+    pub fn entry(&self, regime: usize, va: u64) -> &DataEntry {
+        &self.data[regime & 1][data_slot(va)]
+    }
+
+    /// What the matching half of an entry holds for an access of `size` bytes at `va`.
+    #[inline(always)]
+    pub fn tag(&self, regime: usize, va: u64, size: u64) -> u64 {
+        (va & (PAGE_MASK | (size - 1))) | self.contexts[regime & 1][half(va)]
+    }
+
+    /// The index of the decoded page that holds `va`, if it is known.
+    #[inline(always)]
+    pub fn fetch(&self, va: u64) -> Option<u32> {
+        let entry = &self.fetch[fetch_slot(va)];
+        (entry.tag == (va & PAGE_MASK) | self.fetch_contexts[half(va)]).then_some(entry.code)
+    }
+
+    /// Remembers a data translation for the current context.
+    pub fn insert_data(&mut self, regime: Regime, va: u64, page: HostPage, read: bool, write: bool, span: Span) {
+        self.note(va, span);
+        let tag = self.tag(regime as usize, va & PAGE_MASK, 1);
+        let entry = &mut self.data[regime as usize][data_slot(va)];
+        *entry = DataEntry {
+            read: if read { tag } else { INVALID },
+            write: if write { tag } else { INVALID },
+            page,
+            va: va & PAGE_MASK,
+            span_log2: span.log2,
+        };
+    }
+
+    /// Remembers where the decoded instructions of `va` are.
+    pub fn insert_fetch(&mut self, va: u64, code: u32, span: Span) {
+        self.note(va, span);
+        let tag = (va & PAGE_MASK) | self.fetch_contexts[half(va)];
+        self.fetch[fetch_slot(va)] = FetchEntry { tag, code, span_log2: span.log2 };
+    }
+
+    /// Sets the ASID of later accesses.
+    pub fn select_asid(&mut self, asid: u16) {
+        if self.current_asid != asid {
+            self.current_asid = asid;
+            self.renew_context();
+        }
+    }
+
+    /// Sets PSTATE.PAN of later accesses, and whether fetches are EL0's.
+    pub fn select_rights(&mut self, pan: bool, user_fetch: bool) {
+        (self.pan, self.user_fetch) = (pan, user_fetch);
+        self.refresh();
+    }
+
+    /// Forgets everything.
+    pub fn flush(&mut self) {
+        for entry in self.data.iter_mut().flat_map(|table| table.iter_mut()) {
+            (entry.read, entry.write) = (INVALID, INVALID);
+        }
+        self.flush_fetch();
+        self.asids.clear();
+        self.high_is_global = true;
+        self.has_blocks = false;
+        self.renew_context();
+    }
+
+    /// Forgets where decoded instructions are.
+    pub fn flush_fetch(&mut self) {
+        for entry in self.fetch.iter_mut() {
+            entry.tag = INVALID;
+        }
+    }
+
+    /// Forgets the page at `va`, or the block it is part of, for every ASID.
+    pub fn flush_page(&mut self, va: u64) {
+        if self.has_blocks {
+            for entry in self.data.iter_mut().flat_map(|table| table.iter_mut()) {
+                if (entry.va ^ va) >> entry.span_log2.max(12) == 0 {
+                    (entry.read, entry.write) = (INVALID, INVALID);
+                }
+            }
+            for entry in self.fetch.iter_mut() {
+                if (entry.tag ^ va) >> entry.span_log2.max(12) == 0 {
+                    entry.tag = INVALID;
+                }
+            }
+            return;
+        }
+        for table in &mut self.data {
+            let entry = &mut table[data_slot(va)];
+            if entry.va == va & PAGE_MASK {
+                (entry.read, entry.write) = (INVALID, INVALID);
+            }
+        }
+        let entry = &mut self.fetch[fetch_slot(va)];
+        if entry.tag & PAGE_MASK == va & PAGE_MASK {
+            entry.tag = INVALID;
+        }
+    }
+
+    /// Forgets the non-global translations of `asid`.
+    pub fn flush_asid(&mut self, asid: u16) {
+        // An ASID that no context stands for matches no access: the slot is given away, not reused.
+        for slot in &mut self.asids {
+            if *slot == u32::from(asid) {
+                *slot = RETIRED;
+            }
+        }
+        self.renew_context();
+    }
+
+    /// Keeps the invariants that a new entry touches.
+    fn note(&mut self, va: u64, span: Span) {
+        self.has_blocks |= u64::from(span.log2) > u64::from(crate::host_memory::PAGE_SHIFT);
+        if half(va) == 1 && !span.global && self.high_is_global {
+            self.high_is_global = false;
+            self.refresh();
+        }
+    }
+
+    fn renew_context(&mut self) {
+        self.current_context = self.context_of(self.current_asid);
+        self.refresh();
+    }
+
+    fn refresh(&mut self) {
+        let context = self.current_context << CONTEXT_SHIFT;
+        let high = if self.high_is_global { GLOBAL } else { context };
+        let kernel_low = if self.pan { context } else { context | PAN_CLEAR };
+        self.contexts = [[context, high], [kernel_low, high]];
+        // Bit 0 tells EL0's fetches from EL1's: their rights differ.
+        let user = u64::from(self.user_fetch);
+        self.fetch_contexts = [context | user, high | user];
+    }
+
+    fn context_of(&mut self, asid: u16) -> u64 {
+        let position = self.asids.iter().position(|slot| *slot == u32::from(asid)).unwrap_or_else(|| {
+            self.asids.push(u32::from(asid));
+            self.asids.len() - 1
+        });
+        let context = FIRST_CONTEXT + 2 * position as u64;
+        if context <= LAST_CONTEXT {
+            return context;
+        }
+        // Out of numbers: forget everything and begin again.
+        for entry in self.data.iter_mut().flat_map(|table| table.iter_mut()) {
+            (entry.read, entry.write) = (INVALID, INVALID);
+        }
+        self.flush_fetch();
+        self.asids.clear();
+        self.asids.push(u32::from(asid));
+        FIRST_CONTEXT
+    }
+}
+
+/// Stands in the place of an ASID that was forgotten; no ASID has this value.
+const RETIRED: u32 = u32::MAX;
+
+#[expect(clippy::cast_possible_truncation, reason = "masked to the table")]
+const fn data_slot(va: u64) -> usize {
+    (va >> 12) as usize & (DATA_ENTRIES - 1)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "masked to the table")]
+const fn fetch_slot(va: u64) -> usize {
+    (va >> 12) as usize & (FETCH_ENTRIES - 1)
+}
+
+/// 0 for addresses that TTBR0_EL1 translates, 1 for TTBR1_EL1's.
+#[inline(always)]
+const fn half(va: u64) -> usize {
+    (va >> 63) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vm_memory::MmapRegion;
+
+    use super::*;
+    use crate::host_memory::HostMemory;
+
+    const PAGE: Span = Span { log2: 12, global: false };
+
+    fn tlb() -> (Tlb, HostPage, HostMemory) {
+        let memory = HostMemory::from_mmap(Arc::new(MmapRegion::new(0x1000).unwrap())).unwrap();
+        let page = memory.page(0).unwrap();
+        (Tlb::new(page), page, memory)
+    }
+
+    fn reads(tlb: &Tlb, regime: Regime, va: u64) -> bool {
+        tlb.entry(regime as usize, va).read == tlb.tag(regime as usize, va, 8)
+    }
+
+    fn writes(tlb: &Tlb, regime: Regime, va: u64) -> bool {
+        tlb.entry(regime as usize, va).write == tlb.tag(regime as usize, va, 8)
+    }
+
+    #[test]
+    fn entry_serves_its_right_its_page_and_aligned_accesses() {
+        let (mut tlb, page, _memory) = tlb();
+        tlb.insert_data(Regime::User, 0x5000, page, true, false, PAGE);
+        assert!(reads(&tlb, Regime::User, 0x5ff8));
+        assert!(!reads(&tlb, Regime::User, 0x5ff9));
+        assert!(!reads(&tlb, Regime::User, 0x6000));
+        assert!(!writes(&tlb, Regime::User, 0x5000));
+        assert!(!reads(&tlb, Regime::Kernel, 0x5000));
+    }
+
+    #[test]
+    fn entries_belong_to_their_asid() {
+        let (mut tlb, page, _memory) = tlb();
+        tlb.select_asid(1);
+        tlb.insert_data(Regime::User, 0x5000, page, true, true, PAGE);
+        tlb.select_asid(2);
+        assert!(!reads(&tlb, Regime::User, 0x5000));
+        tlb.select_asid(1);
+        assert!(reads(&tlb, Regime::User, 0x5000));
+        tlb.flush_asid(1);
+        assert!(!reads(&tlb, Regime::User, 0x5000));
+    }
+
+    #[test]
+    fn asid_forgotten_while_another_runs_stays_forgotten() {
+        let (mut tlb, page, _memory) = tlb();
+        tlb.select_asid(1);
+        tlb.insert_data(Regime::User, 0x5000, page, true, true, PAGE);
+        tlb.select_asid(2);
+        tlb.flush_asid(1);
+        tlb.select_asid(1);
+        assert!(!reads(&tlb, Regime::User, 0x5000));
+    }
+
+    #[test]
+    fn contexts_run_out_without_mixing_asids() {
+        let (mut tlb, page, _memory) = tlb();
+        for asid in 0..1000 {
+            tlb.select_asid(asid);
+            assert!(!reads(&tlb, Regime::User, 0x5000), "asid {asid}");
+            tlb.insert_data(Regime::User, 0x5000, page, true, true, PAGE);
+        }
+    }
+
+    #[test]
+    fn global_high_page_survives_a_change_of_asid() {
+        let (mut tlb, page, _memory) = tlb();
+        tlb.insert_data(Regime::Kernel, 0xffff_0000_0000_0000, page, true, true, Span { log2: 12, global: true });
+        tlb.select_asid(9);
+        assert!(reads(&tlb, Regime::Kernel, 0xffff_0000_0000_0000));
+    }
+
+    #[test]
+    fn non_global_high_page_does_not() {
+        let (mut tlb, page, _memory) = tlb();
+        tlb.insert_data(Regime::Kernel, 0xffff_0000_0000_0000, page, true, true, PAGE);
+        assert!(reads(&tlb, Regime::Kernel, 0xffff_0000_0000_0000));
+        tlb.select_asid(9);
+        assert!(!reads(&tlb, Regime::Kernel, 0xffff_0000_0000_0000));
+    }
+
+    #[test]
+    fn setting_pan_hides_user_pages_from_el1() {
+        let (mut tlb, page, _memory) = tlb();
+        tlb.insert_data(Regime::Kernel, 0x5000, page, true, true, PAGE);
+        tlb.select_rights(true, false);
+        assert!(!reads(&tlb, Regime::Kernel, 0x5000));
+        tlb.select_rights(false, false);
+        assert!(reads(&tlb, Regime::Kernel, 0x5000));
+    }
+
+    #[test]
+    fn invalidating_one_page_of_a_block_removes_the_block() {
+        let (mut tlb, page, _memory) = tlb();
+        let block = Span { log2: 21, global: false };
+        tlb.insert_data(Regime::User, 0x20_5000, page, true, true, block);
+        tlb.insert_fetch(0x20_6000, 3, block);
+        tlb.flush_page(0x3f_f000);
+        assert!(!reads(&tlb, Regime::User, 0x20_5000));
+        assert_eq!(tlb.fetch(0x20_6000), None);
+    }
+
+    #[test]
+    fn fetches_of_el0_and_el1_are_apart() {
+        let (mut tlb, _, _memory) = tlb();
+        tlb.insert_fetch(0x5000, 3, PAGE);
+        assert_eq!(tlb.fetch(0x5ffc), Some(3));
+        tlb.select_rights(false, true);
+        assert_eq!(tlb.fetch(0x5ffc), None);
+    }
+}

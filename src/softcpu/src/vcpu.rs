@@ -1,0 +1,371 @@
+//! One processor: the outer loop around the interpreter, and what its owner may read and set.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use minivmm_aarch64::SysReg;
+use minivmm_aarch64::esr::{self, ExceptionClass};
+use minivmm_aarch64::sysreg as id;
+
+use crate::Bus;
+use crate::code::{CodeCache, PAGE_INSNS};
+use crate::core::{Core, Counters, Trap};
+use crate::decode::decode;
+use crate::exception::PSTATE_IL;
+use crate::insn::Insn;
+use crate::interpret::{self, Stop};
+use crate::regs::Regs;
+use crate::system::{Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System};
+
+/// Why [`Vcpu::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// [`System::kick`] was called.
+    Kicked,
+    /// The guest executed HVC; the PC is past it.
+    Hvc {
+        /// The instruction's immediate.
+        immediate: u16,
+    },
+    /// The guest executed SMC; the PC is past it.
+    Smc {
+        /// The instruction's immediate.
+        immediate: u16,
+    },
+}
+
+/// Instructions decoded ahead of the one that was reached.
+const DECODE_AHEAD: usize = 32;
+/// How long a WFI sleeps at most before it looks again, should a wake-up be lost on its way through the machine.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Turns of a DSB's waiting loop before it gives its time slice away.
+const SPINS_BEFORE_YIELD: u32 = 200;
+
+/// Messages about decoded instructions kept for the outer loop; more become one to forget all.
+const DEFERRED_LIMIT: usize = 256;
+
+/// One processor. Belongs to the thread that made it.
+#[derive(Debug)]
+pub struct Vcpu {
+    core: Core,
+    code: CodeCache,
+    /// A page with one instruction at a time, for software step.
+    scratch: Option<Box<CodeCache>>,
+}
+
+impl Vcpu {
+    pub(crate) fn new(system: Arc<System>, index: u32) -> Self {
+        let vcpus = usize::try_from(system.config().vcpu_count.max(1)).unwrap_or(1);
+        let code = CodeCache::new(system.config().code_cache_bytes / vcpus);
+        system.line(index).bind_thread();
+        Self { core: Core::new(system, index), code, scratch: None }
+    }
+
+    /// Runs guest instructions until the machine is needed. Waits for interrupts inside.
+    pub fn run(&mut self, bus: &dyn Bus) -> Exit {
+        self.core.line.bind_thread();
+        self.core.enter_guest();
+        let exit = self.run_in_guest(bus);
+        self.core.leave_guest();
+        exit
+    }
+
+    fn run_in_guest(&mut self, bus: &dyn Bus) -> Exit {
+        loop {
+            if let Some(exit) = self.look_around(bus) {
+                return exit;
+            }
+            let stop = self.execute(bus);
+            match stop {
+                Stop::Attention => {}
+                Stop::Fetch => {
+                    if let Err(Trap) = self.fetch() {
+                        self.core.take_pending_abort();
+                    }
+                }
+                Stop::Decode => self.decode_ahead(),
+                Stop::Abort => self.core.take_pending_abort(),
+                Stop::Undefined => self.core.take_undefined(),
+                Stop::Trapped(esr) => self.core.take_synchronous(esr, self.core.pc),
+                Stop::Forget(what) => self.forget(what),
+                Stop::Synchronize => self.synchronize(),
+                Stop::Hvc(immediate) => return Exit::Hvc { immediate },
+                Stop::Smc(immediate) => return Exit::Smc { immediate },
+                Stop::Wfi => self.wait(bus),
+                Stop::Yield => {
+                    self.core.leave_guest();
+                    std::thread::yield_now();
+                    self.core.enter_guest();
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, bus: &dyn Bus) -> Stop {
+        let core = &mut self.core;
+        if core.pc & 3 != 0 {
+            return Stop::Fetch;
+        }
+        let Some(index) = core.tlb.fetch(core.pc) else { return Stop::Fetch };
+        if core.careful { self.execute_one(index, bus) } else { interpret::run(core, &self.code, index, bus) }
+    }
+
+    /// Software step and breakpoints: one instruction, from a page that holds no other.
+    fn execute_one(&mut self, index: u32, bus: &dyn Bus) -> Stop {
+        if self.core.take_debug_exception() {
+            return Stop::Attention;
+        }
+        let at = page_index(self.core.pc);
+        let insn = self.code.page(index).and_then(|page| page.insns.get(at)).copied().unwrap_or(Insn::Undecoded);
+        if insn == Insn::Undecoded {
+            return Stop::Decode;
+        }
+        let mut scratch = self.scratch.take().unwrap_or_else(|| {
+            let mut cache = Box::new(CodeCache::new(0));
+            let (page, _) = cache.page_at(0);
+            (0..PAGE_INSNS).for_each(|slot| cache.set(page, slot, Insn::PageEnd));
+            cache
+        });
+        scratch.set(0, at, insn);
+        self.core.poll_at = self.core.retired;
+        let level = self.core.el();
+        let stop = interpret::run(&mut self.core, &scratch, 0, bus);
+        scratch.set(0, at, Insn::PageEnd);
+        self.scratch = Some(scratch);
+        if self.core.el() == level && !matches!(stop, Stop::Abort | Stop::Undefined | Stop::Trapped(_)) {
+            self.core.finish_step();
+        }
+        // A branch to another page of the scratch cache would mean nothing.
+        if stop == Stop::Fetch { Stop::Attention } else { stop }
+    }
+
+    /// Interrupts, kicks, maintenance and the clock.
+    fn look_around(&mut self, bus: &dyn Bus) -> Option<Exit> {
+        let pending = self.core.line.pending.load(Ordering::SeqCst);
+        if pending & PENDING_MAINTENANCE != 0 {
+            self.obey_all();
+        }
+        if pending & PENDING_KICK != 0 {
+            self.core.line.pending.fetch_and(!PENDING_KICK, Ordering::SeqCst);
+            return Some(Exit::Kicked);
+        }
+        if self.core.retired >= self.core.poll_at {
+            self.update_timers(bus);
+            self.core.schedule_poll();
+        }
+        let pending = self.core.line.pending.load(Ordering::SeqCst) & self.core.attention;
+        if pending & PENDING_FIQ != 0 {
+            self.core.counters.interrupts += 1;
+            self.core.take_fiq();
+        } else if pending & PENDING_IRQ != 0 {
+            self.core.counters.interrupts += 1;
+            self.core.take_irq();
+        }
+        if self.core.pstate & PSTATE_IL != 0 {
+            self.core.take_synchronous(esr::syndrome(ExceptionClass::IllegalState, 0), self.core.pc);
+        }
+        None
+    }
+
+    fn update_timers(&mut self, bus: &dyn Bus) {
+        let now = self.core.system.now_ns();
+        for (timer, level) in self.core.timers.changed_lines(now) {
+            let index = self.core.index;
+            self.core.leave_guest();
+            bus.set_timer(index, timer, level);
+            self.core.enter_guest();
+        }
+        self.core.deadline_ns = self.core.timers.deadline_ns(now);
+    }
+
+    /// WFI: sleeps until an interrupt line is high (masked or not), a kick, or the next timer.
+    fn wait(&mut self, bus: &dyn Bus) {
+        const WAKES: u32 = PENDING_IRQ | PENDING_FIQ | PENDING_KICK;
+        self.core.counters.waits += 1;
+        loop {
+            self.update_timers(bus);
+            if self.core.line.pending.load(Ordering::SeqCst) & WAKES != 0 {
+                break;
+            }
+            self.core.leave_guest();
+            let now = self.core.system.now_ns();
+            let until_timer = Duration::from_nanos(self.core.deadline_ns.saturating_sub(now));
+            // A permit left by an earlier wake-up makes this return at once, and the loop looks again.
+            std::thread::park_timeout(until_timer.min(LONGEST_WAIT));
+            self.core.enter_guest();
+        }
+        self.core.poll_at = 0;
+    }
+
+    /// DSB after a broadcast: every other vCPU has obeyed or is outside guest code. Obeys its own mailbox meanwhile, so that two waiting
+    /// vCPUs release each other.
+    fn synchronize(&mut self) {
+        let posted = self.core.system.posted();
+        let mut turns = 0u32;
+        while !self.core.system.all_obeyed(Some(self.core.index), &posted) {
+            if self.core.line.pending.load(Ordering::SeqCst) & PENDING_MAINTENANCE != 0 {
+                self.obey_all();
+            }
+            turns += 1;
+            if turns.is_multiple_of(SPINS_BEFORE_YIELD) { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        self.core.unsynchronized = false;
+    }
+
+    fn obey_all(&mut self) {
+        let line = Arc::clone(&self.core.line);
+        line.obey_all(|message| {
+            self.core.forget_translations(message);
+            self.core.defer(message);
+        });
+        std::mem::take(&mut self.core.deferred).into_iter().for_each(|message| self.forget(message));
+    }
+
+    fn forget(&mut self, what: Maintenance) {
+        match what {
+            Maintenance::AllCode => self.code.forget_all(),
+            Maintenance::CodeLine(ipa) => self.code.forget_line(ipa),
+            _ => {}
+        }
+    }
+
+    /// Makes the page of the PC known to the TLB.
+    fn fetch(&mut self) -> Result<(), Trap> {
+        self.core.counters.fetch_misses += 1;
+        let translation = self.core.translate_fetch()?;
+        let (index, replaced) = self.code.page_at(translation.ipa & crate::tlb::PAGE_MASK);
+        if replaced {
+            self.core.tlb.flush_fetch();
+        }
+        self.core.tlb.insert_fetch(self.core.pc, index, translation.span);
+        Ok(())
+    }
+
+    /// Decodes from the PC to the next branch.
+    fn decode_ahead(&mut self) {
+        let Some(index) = self.core.tlb.fetch(self.core.pc) else { return };
+        let Some(ipa) = self.code.page(index).map(crate::code::CodePage::ipa) else { return };
+        let first = page_index(self.core.pc);
+        let system = Arc::clone(&self.core.system);
+        let stage2 = system.stage2();
+        // Unmapped meanwhile: whoever unmapped also emptied the TLB, so the next fetch faults.
+        let Some((page, _)) = stage2.page(ipa) else { return };
+        for at in first..(first + DECODE_AHEAD).min(PAGE_INSNS) {
+            let insn = decode(page.load_u32((at * 4) as u64));
+            self.code.set(index, at, insn);
+            self.core.counters.decoded += 1;
+            if matches!(insn, Insn::B { .. } | Insn::Br { .. } | Insn::Ret { .. } | Insn::Eret | Insn::Undefined) {
+                break;
+            }
+        }
+    }
+
+    /// Returns to the state after a warm reset. Decoded instructions and translations are forgotten.
+    pub fn reset(&mut self) {
+        self.core.reset();
+        self.code.forget_all();
+    }
+
+    /// The registers that user programs see.
+    #[must_use]
+    pub fn regs(&self) -> &Regs {
+        &self.core.regs
+    }
+
+    /// The registers that user programs see.
+    pub fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.core.regs
+    }
+
+    /// The address of the next instruction.
+    #[must_use]
+    pub fn pc(&self) -> u64 {
+        self.core.pc
+    }
+
+    /// Sets the address of the next instruction.
+    pub fn set_pc(&mut self, pc: u64) {
+        self.core.pc = pc;
+    }
+
+    /// PSTATE as SPSR_EL1 would hold it.
+    #[must_use]
+    pub fn pstate(&self) -> u32 {
+        self.core.pstate | self.core.regs.nzcv
+    }
+
+    /// Sets PSTATE from the layout of SPSR_EL1.
+    pub fn set_pstate(&mut self, pstate: u32) {
+        self.core.regs.nzcv = pstate & 0xf000_0000;
+        self.core.set_pstate(pstate & 0x0fff_ffff);
+    }
+
+    /// Reads a system register from outside, SP_EL1 included; `None` if there is no such register.
+    #[must_use]
+    pub fn sysreg(&mut self, reg: SysReg) -> Option<u64> {
+        if reg == id::SP_EL1 { Some(self.core.sp_el1()) } else { self.core.read_sysreg(reg).ok() }
+    }
+
+    /// Sets a system register from outside, SP_EL1 included; `false` if there is no such register or it is read-only.
+    pub fn set_sysreg(&mut self, reg: SysReg, value: u64) -> bool {
+        if reg == id::SP_EL1 {
+            self.core.set_sp_el1(value);
+            return true;
+        }
+        let known = self.core.write_sysreg(reg, value).is_ok();
+        self.core.derive();
+        known
+    }
+
+    /// Sets how many ticks the virtual count runs behind the physical one (CNTVOFF_EL2).
+    pub fn set_virtual_offset(&mut self, ticks: u64) {
+        self.core.timers.set_virtual_offset(ticks);
+        self.core.poll_at = 0;
+    }
+
+    /// What this vCPU did so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters { instructions: self.core.retired, ..self.core.counters }
+    }
+}
+
+impl Core {
+    /// From here on this vCPU may use what it remembers; before that it obeys.
+    pub(crate) fn enter_guest(&mut self) {
+        self.line.in_guest.store(true, Ordering::SeqCst);
+        if self.line.pending.load(Ordering::SeqCst) & PENDING_MAINTENANCE != 0 {
+            let line = Arc::clone(&self.line);
+            line.obey_all(|message| {
+                self.forget_translations(message);
+                self.defer(message);
+            });
+            // Decoded instructions are not ours to forget; the loop comes by at the next branch. Until then the stale ones may run: a
+            // vCPU must execute ISB to be sure of new code (Arm ARM B2.7.4).
+            self.line.pending.fetch_or(PENDING_MAINTENANCE, Ordering::SeqCst);
+        }
+    }
+
+    /// Keeps a message about decoded instructions for the outer loop.
+    fn defer(&mut self, message: Maintenance) {
+        if !matches!(message, Maintenance::AllCode | Maintenance::CodeLine(_)) {
+            return;
+        }
+        if self.deferred.len() >= DEFERRED_LIMIT {
+            self.deferred.clear();
+            self.deferred.push(Maintenance::AllCode);
+        } else {
+            self.deferred.push(message);
+        }
+    }
+
+    pub(crate) fn leave_guest(&mut self) {
+        self.line.in_guest.store(false, Ordering::SeqCst);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an offset in a page")]
+const fn page_index(pc: u64) -> usize {
+    ((pc & 0xfff) >> 2) as usize
+}
