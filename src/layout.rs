@@ -62,7 +62,8 @@ const LARGEST_PAGE: u64 = 64 << 10;
 
 const _: () = assert!(GIC_REDISTRIBUTORS.0 + MAX_VCPUS as u64 * GIC_REDISTRIBUTOR_SIZE <= PL011.0);
 const _: () = assert!(VIRTIO.0 + MAX_VIRTIO_DEVICES as u64 * VIRTIO_SIZE <= 0x1000_0000);
-const _: () = assert!(MIN_MEMORY_BYTES.is_multiple_of(MEMORY_GRANULE) && MAX_MEMORY_BYTES.is_multiple_of(MEMORY_GRANULE));
+const _: () =
+    assert!(MIN_MEMORY_BYTES.is_multiple_of(MEMORY_GRANULE) && MAX_MEMORY_BYTES.is_multiple_of(MEMORY_GRANULE));
 
 /// A virtio-mmio device's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,20 +1,16 @@
 //! Guest RAM: one anonymous host mapping, lazily populated, shared by vCPUs and devices.
 //!
-//! Devices reach it through [`GuestRam::memory`], which checks every guest address. A software CPU caches host pages and
-//! therefore gets slices without a lifetime, from [`GuestRam::mapping`], together with what keeps them valid.
+//! Devices reach it through [`GuestRam::memory`], which checks every guest address; a back end maps [`GuestRam::region`].
+//! Both own the mapping: it goes away with the last of them.
 //!
 //! After power-on RAM is zero. A machine that resets drops its RAM and takes a new one: that is quick, gives the memory
 //! back to the host, and works on every host.
-// UNSAFETY: extends the lifetime of slices of the mapping, whose owner goes along with them.
-#![expect(unsafe_code, reason = "vm-memory ties slices to a borrow, a vCPU thread needs them for as long as the mapping lives")]
 
-use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vm_memory::{
-    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, ReadVolatile, VolatileSlice,
-};
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, ReadVolatile};
 
 /// Why there is no memory, or not where it was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +22,7 @@ pub enum MemoryError {
         size_bytes: u64,
         /// What the host said.
         #[source]
-        source: vm_memory::mmap::FromRangesError,
+        source: FromRangesError,
     },
     /// The size does not fit the host's address space.
     #[error("guest memory of {size_bytes:#x} bytes does not fit this host")]
@@ -50,19 +46,9 @@ pub enum MemoryError {
 /// The memory of one machine between two resets.
 #[derive(Debug)]
 pub struct GuestRam {
-    memory: Arc<GuestMemoryMmap>,
+    region: Arc<GuestRegionMmap>,
+    memory: GuestMemoryMmap,
     range: Range<u64>,
-}
-
-/// A slice of guest memory that outlives the borrow it came from.
-#[derive(Debug)]
-pub struct Mapping {
-    /// First guest-physical address.
-    pub gpa: GuestAddress,
-    /// The memory. Valid while `keep_alive` lives: keep them together.
-    pub slice: VolatileSlice<'static>,
-    /// Owns the mapping.
-    pub keep_alive: Arc<dyn Any + Send + Sync>,
 }
 
 impl GuestRam {
@@ -75,15 +61,23 @@ impl GuestRam {
         let (Ok(len), Some(end)) = (usize::try_from(size_bytes), base.raw_value().checked_add(size_bytes)) else {
             return Err(too_large);
         };
-        let memory = GuestMemoryMmap::from_ranges(&[(base, len)])
-            .map_err(|source| MemoryError::Reserve { size_bytes, source })?;
-        Ok(Self { memory: Arc::new(memory), range: base.raw_value()..end })
+        let reserve = |source| MemoryError::Reserve { size_bytes, source };
+        let region = Arc::new(GuestRegionMmap::from_range(base, len, None).map_err(reserve)?);
+        let memory = GuestMemoryMmap::from_arc_regions(vec![region.clone()])
+            .map_err(|error| reserve(FromRangesError::Collection(error)))?;
+        Ok(Self { region, memory, range: base.raw_value()..end })
     }
 
-    /// The checked view that devices use.
+    /// The checked view that devices use; clones share the memory.
     #[must_use]
-    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
+    pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
+    }
+
+    /// The mapping, for a back end.
+    #[must_use]
+    pub fn region(&self) -> &Arc<GuestRegionMmap> {
+        &self.region
     }
 
     /// Guest-physical addresses that are RAM.
@@ -115,17 +109,6 @@ impl GuestRam {
         let placed = self.memory.read_exact_volatile_from(gpa, source, len);
         placed.map_err(|source| MemoryError::Place { what, gpa: gpa.raw_value(), source })
     }
-
-    /// The whole of RAM for a vCPU, which must drop the slice before `keep_alive`.
-    pub(crate) fn mapping(&self) -> Option<Mapping> {
-        let region = self.memory.iter().next()?;
-        let slice = region.as_volatile_slice().ok()?;
-        // SAFETY: the slice points into the host mapping that `self.memory` owns. `keep_alive` is another owner of it, the
-        // mapping is neither moved nor resized while an owner exists, and `Mapping` says that the slice must not outlive it.
-        let slice = unsafe { std::mem::transmute::<VolatileSlice<'_>, VolatileSlice<'static>>(slice) };
-        let keep_alive: Arc<dyn Any + Send + Sync> = self.memory.clone();
-        Some(Mapping { gpa: region.start_addr(), slice, keep_alive })
-    }
 }
 
 #[cfg(test)]
@@ -138,17 +121,6 @@ mod tests {
     fn memory_is_zero_after_power_on() {
         let ram = GuestRam::new(BASE, 0x1_0000).unwrap();
         assert_eq!(ram.memory().read_obj::<u64>(GuestAddress(0x8000_fff8)).unwrap(), 0);
-    }
-
-    #[test]
-    fn mapping_outlives_the_memory_it_came_from() {
-        let ram = GuestRam::new(BASE, 0x1_0000).unwrap();
-        ram.place("a word", BASE, &[1, 2, 3, 4]).unwrap();
-        let mapping = ram.mapping().unwrap();
-        drop(ram);
-        let mut word = [0; 4];
-        mapping.slice.read_slice(&mut word, 0).unwrap();
-        assert_eq!((word, mapping.gpa), ([1, 2, 3, 4], BASE));
     }
 
     #[test]

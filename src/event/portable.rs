@@ -88,7 +88,8 @@ impl EventLoop {
 
     fn dispatch(&self, event: Event, now: Instant) {
         let watched = RawFd::try_from(event.key).ok().and_then(|fd| self.watched.get(&fd));
-        let Some((device, interest)) = watched.and_then(|(index, interest)| Some((self.devices.get(*index)?, interest)))
+        let Some((device, interest)) =
+            watched.and_then(|(index, interest)| Some((self.devices.get(*index)?, interest)))
         else {
             return;
         };

@@ -20,10 +20,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::escape::{self, Command, EscapeKeys};
+use super::terminal::WindowSize;
 
 /// Bytes the screen holds before devices wait.
 const SCREEN_CAPACITY: usize = 64 << 10;
@@ -43,6 +45,8 @@ pub trait ConsolePort: Send + Sync {
     /// Gives the guest as much of `bytes` as it has room for, and returns how much that was. A port that takes less than it
     /// is offered calls [`Wakeup::wake`] when it has room again.
     fn offer(&self, bytes: &[u8]) -> usize;
+    /// The terminal has this size now. A port that cannot tell the guest ignores it.
+    fn resize(&self, size: WindowSize);
 }
 
 /// Makes the I/O thread look at the console again, from any thread.
@@ -146,8 +150,45 @@ pub struct HostConsole {
     next_end_of_file: Option<Instant>,
 }
 
-/// The guest's ports, the preferred one first. A machine that restarts brings new ones.
-pub type Ports = Arc<Mutex<Vec<Arc<dyn ConsolePort>>>>;
+/// The guest's ports. A machine that restarts brings new ones.
+#[derive(Clone, Default)]
+pub struct Ports(Arc<Mutex<PortList>>);
+
+#[derive(Default)]
+struct PortList {
+    /// The preferred one first.
+    list: Vec<Arc<dyn ConsolePort>>,
+    /// Of our terminal, if there is one.
+    size: Option<WindowSize>,
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").field("count", &self.lock().list.len()).finish()
+    }
+}
+
+impl Ports {
+    /// Input goes to the first of `list` that listens, from now on.
+    pub fn set(&self, list: Vec<Arc<dyn ConsolePort>>) {
+        let mut ports = self.lock();
+        if let Some(size) = ports.size {
+            for port in &list {
+                port.resize(size);
+            }
+        }
+        ports.list = list;
+    }
+
+    /// The port that gets input now.
+    fn listening(&self) -> Option<Arc<dyn ConsolePort>> {
+        self.lock().list.iter().find(|port| port.listens()).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PortList> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Where the screen is written.
 #[derive(Debug)]
@@ -180,17 +221,11 @@ impl fmt::Debug for HostConsole {
 }
 
 impl HostConsole {
-    /// A console that reads `input` and writes `output`. With `escape_keys`, Ctrl-A is ours, and what it asks goes to
-    /// `on_command`, on the I/O thread.
+    /// A console that reads `input` and writes `output`. With `escape_keys`, Ctrl-A is ours.
     ///
     /// # Errors
     /// What the host says where it gives no pipe.
-    pub fn new(
-        input: Input,
-        output: Output,
-        escape_keys: bool,
-        on_command: impl FnMut(Command) + Send + 'static,
-    ) -> std::io::Result<Self> {
+    pub fn new(input: Input, output: Output, escape_keys: bool) -> std::io::Result<Self> {
         let (woken, wakeup) = Wakeup::new()?;
         Ok(Self {
             screen: Arc::new(Screen { buffer: Mutex::default(), room: Condvar::new(), wakeup }),
@@ -199,10 +234,24 @@ impl HostConsole {
             keys: escape_keys.then(EscapeKeys::default),
             pending: VecDeque::new(),
             ports: Ports::default(),
-            on_command: Box::new(on_command),
+            on_command: Box::new(|_| ()),
             woken,
             next_end_of_file: None,
         })
+    }
+
+    /// What our keys ask goes to `on_command` from now on, on the I/O thread.
+    pub fn on_command(&mut self, on_command: impl FnMut(Command) + Send + 'static) {
+        self.on_command = Box::new(on_command);
+    }
+
+    /// Tells the guest the size of the terminal, now and after every restart.
+    pub fn resize(&mut self, size: WindowSize) {
+        let mut ports = self.ports.lock();
+        ports.size = Some(size);
+        for port in &ports.list {
+            port.resize(size);
+        }
     }
 
     /// Where devices print.
@@ -211,7 +260,7 @@ impl HostConsole {
         self.screen.clone()
     }
 
-    /// Who gets input. Call [`Self::wakeup`] after a change.
+    /// Who gets input.
     #[must_use]
     pub fn ports(&self) -> Ports {
         self.ports.clone()
@@ -223,9 +272,18 @@ impl HostConsole {
         self.screen.wakeup.clone()
     }
 
-    /// Writes what is on the screen, waiting for a slow reader. After the machine has stopped.
-    pub fn flush(&mut self) {
+    /// Writes what is on the screen, waiting for a slow reader, but no longer than `patience` for a reader that takes nothing.
+    /// For the end of the machine.
+    pub fn flush(&mut self, patience: Duration) {
+        let patience = Timespec::try_from(patience).ok();
         while !self.screen.is_empty() {
+            if let Output::To(file) = &self.output {
+                let mut writable = [PollFd::new(file, PollFlags::OUT)];
+                // An error of `poll` is left for `write` to tell.
+                if rustix::event::poll(&mut writable, patience.as_ref()) == Ok(0) {
+                    return;
+                }
+            }
             self.write_some();
         }
     }
@@ -278,8 +336,7 @@ impl HostConsole {
 
     /// Gives the guest what it takes.
     fn deliver(&mut self, now: Instant) {
-        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(port) = ports.iter().find(|port| port.listens()) else { return };
+        let Some(port) = self.ports.listening() else { return };
         while !self.pending.is_empty() {
             let taken = port.offer(self.pending.as_slices().0);
             if taken == 0 {
@@ -315,7 +372,7 @@ impl Pollable for HostConsole {
                 // An error is "nothing there": the screen holds the other end.
                 let _ = rustix::io::read(&self.woken, &mut bytes);
                 if matches!(self.output, Output::Discard) {
-                    self.flush();
+                    self.flush(Duration::ZERO);
                 }
             }
         }
@@ -348,6 +405,7 @@ mod tests {
         room: usize,
         stop_after: usize,
         stopper: crate::event::Stopper,
+        sizes: Mutex<Vec<u16>>,
     }
 
     impl ConsolePort for Port {
@@ -364,11 +422,20 @@ mod tests {
             }
             count
         }
+
+        fn resize(&self, size: WindowSize) {
+            self.sizes.lock().unwrap().push(size.columns);
+        }
     }
 
     fn pipe() -> (File, File) {
         let (read, write) = rustix::pipe::pipe().unwrap();
         (read.into(), write.into())
+    }
+
+    fn port(events: &EventLoop, room: usize, stop_after: usize) -> Arc<Port> {
+        let (taken, sizes) = (Mutex::default(), Mutex::default());
+        Arc::new(Port { taken, room, stop_after, stopper: events.stopper(), sizes })
     }
 
     /// Runs a console with `typed` as its whole input until its ports have taken `stop_after` bytes.
@@ -378,12 +445,10 @@ mod tests {
         write.write_all(typed).unwrap();
         drop(write);
         let (commands, seen) = std::sync::mpsc::channel();
-        let on_command = move |command| commands.send(command).unwrap();
-        let console = HostConsole::new(Input::From(read), Output::Discard, escape_keys, on_command).unwrap();
-        let stopper = events.stopper();
-        let port = |&room| Arc::new(Port { taken: Mutex::default(), room, stop_after, stopper: stopper.clone() });
-        let ports: Vec<_> = rooms.iter().map(port).collect();
-        *console.ports().lock().unwrap() = ports.iter().map(|port| port.clone() as Arc<dyn ConsolePort>).collect();
+        let mut console = HostConsole::new(Input::From(read), Output::Discard, escape_keys).unwrap();
+        console.on_command(move |command| commands.send(command).unwrap());
+        let ports: Vec<_> = rooms.iter().map(|&room| port(&events, room, stop_after)).collect();
+        console.ports().set(ports.iter().map(|port| port.clone() as Arc<dyn ConsolePort>).collect());
         events.add(Arc::new(Mutex::new(console))).unwrap();
         events.run().unwrap();
         (ports.iter().map(|port| port.taken.lock().unwrap().clone()).collect(), seen.try_iter().collect())
@@ -393,6 +458,17 @@ mod tests {
     fn first_port_that_listens_gets_all_input_and_then_its_end() {
         let (taken, _) = type_at(b"uname\n", false, &[0, 2, 9], 7);
         assert_eq!(taken, [b"".to_vec(), b"uname\n\x04".to_vec(), b"".to_vec()]);
+    }
+
+    #[test]
+    fn size_reaches_present_and_later_ports() {
+        let events = EventLoop::new().unwrap();
+        let mut console = HostConsole::new(Input::None, Output::Discard, false).unwrap();
+        let (first, second) = (port(&events, 1, 1), port(&events, 1, 1));
+        console.ports().set(vec![first.clone()]);
+        console.resize(WindowSize { columns: 132, rows: 40 });
+        console.ports().set(vec![second.clone()]);
+        assert_eq!((&*first.sizes.lock().unwrap(), &*second.sizes.lock().unwrap()), (&vec![132], &vec![132]));
     }
 
     #[test]
@@ -412,7 +488,7 @@ mod tests {
     #[test]
     fn output_arrives_in_order_and_complete_through_a_slow_pipe() {
         let (mut read, write) = pipe();
-        let console = HostConsole::new(Input::None, Output::To(write), false, |_| ()).unwrap();
+        let console = HostConsole::new(Input::None, Output::To(write), false).unwrap();
         let (screen, mut events) = (console.screen(), EventLoop::new().unwrap());
         let stopper = events.stopper();
         let console = Arc::new(Mutex::new(console));
@@ -431,7 +507,7 @@ mod tests {
         events.run().unwrap();
         guest.join().unwrap();
         drop(events);
-        console.lock().unwrap().flush();
+        console.lock().unwrap().flush(Duration::from_secs(60));
         drop(console);
         let expected: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
         assert_eq!(reader.join().unwrap(), expected);
@@ -439,19 +515,32 @@ mod tests {
 
     #[test]
     fn closed_screen_lets_nobody_wait() {
-        let console = HostConsole::new(Input::None, Output::Discard, false, |_| ()).unwrap();
+        let console = HostConsole::new(Input::None, Output::Discard, false).unwrap();
         console.screen().close();
         console.screen().write(&vec![0; 2 * SCREEN_CAPACITY]);
         assert!(console.screen().is_empty());
     }
 
     #[test]
+    fn flush_does_not_wait_for_a_reader_that_takes_nothing() {
+        let (_read, write) = pipe();
+        let mut console = HostConsole::new(Input::None, Output::To(write), false).unwrap();
+        let screen = console.screen();
+        // More than a pipe holds, less than would make `write` wait.
+        for _ in 0..4 {
+            screen.write(&[0; SCREEN_CAPACITY / 2]);
+            console.flush(Duration::ZERO);
+        }
+        assert!(!screen.is_empty());
+    }
+
+    #[test]
     fn output_that_nobody_reads_is_dropped() {
         let (read, write) = pipe();
         drop(read);
-        let mut console = HostConsole::new(Input::None, Output::To(write), false, |_| ()).unwrap();
+        let mut console = HostConsole::new(Input::None, Output::To(write), false).unwrap();
         console.screen().write(b"lost");
-        console.flush();
+        console.flush(Duration::ZERO);
         assert!(matches!(console.output, Output::Discard));
     }
 }

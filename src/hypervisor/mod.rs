@@ -121,7 +121,7 @@ pub trait Registers {
 }
 
 /// What the vCPU meets while it runs, answered before the instruction completes. Called on the vCPU's thread.
-pub trait GuestIo {
+pub trait GuestIo: Sync {
     /// A load of 1, 2, 4 or 8 bytes from an address that is not RAM.
     fn mmio_read(&self, gpa: GuestAddress, data: &mut [u8]);
     /// A store of 1, 2, 4 or 8 bytes to an address that is not RAM.
@@ -287,10 +287,10 @@ impl Choice {
     pub fn open(self) -> Result<Box<dyn Hypervisor>, Unusable> {
         match self {
             Self::Only(backend) => backend.open(),
-            Self::Auto => Backend::ALL.into_iter().find_map(|backend| backend.open().ok()).map_or_else(
-                || Backend::Soft.open(),
-                Ok,
-            ),
+            Self::Auto => Backend::ALL
+                .into_iter()
+                .find_map(|backend| backend.open().ok())
+                .map_or_else(|| Backend::Soft.open(), Ok),
         }
     }
 }

@@ -158,7 +158,7 @@ fn cpu_on(target: u64, entry: u64, context: u64, platform: &Platform<'_>) -> Act
         None => Action::status(status::INVALID_PARAMETERS),
         Some((_, Power::On)) => Action::status(status::ALREADY_ON),
         Some((_, Power::OnPending)) => Action::status(status::ON_PENDING),
-        Some((_, Power::Off)) if !platform.ram.contains(&entry) || entry % 4 != 0 => {
+        Some((_, Power::Off)) if !platform.ram.contains(&entry) || !entry.is_multiple_of(4) => {
             Action::status(status::INVALID_ADDRESS)
         }
         Some((target, Power::Off)) => Action::CpuOn { target, entry, context },
@@ -239,8 +239,7 @@ mod tests {
     #[test]
     fn cpu_on_starts_a_vcpu_that_is_off() {
         let on = ask([CPU_ON_64.into(), 1, 0x8020_0000, 0xdead_beef_0000_0001]);
-        let expected =
-            Action::CpuOn { target: Mpidr::of_vcpu(1), entry: 0x8020_0000, context: 0xdead_beef_0000_0001 };
+        let expected = Action::CpuOn { target: Mpidr::of_vcpu(1), entry: 0x8020_0000, context: 0xdead_beef_0000_0001 };
         assert_eq!(on, expected);
     }
 

@@ -182,10 +182,7 @@ mod tests {
         let config = Config { cmdline: Some("panic=0 ".to_owned()), quiet: true, ..Config::default() };
         let files = BootFiles { cmdline: "rdinit=/init".to_owned(), ..BootFiles::default() };
         let spec = MachineSpec::new(&config, files, 1).unwrap();
-        assert_eq!(
-            spec.cmdline,
-            "earlycon=pl011,0xb000000 console=ttyAMA0 panic=-1 quiet rdinit=/init panic=0"
-        );
+        assert_eq!(spec.cmdline, "earlycon=pl011,0xb000000 console=ttyAMA0 panic=-1 quiet rdinit=/init panic=0");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub enum VcpuError {
 #[derive(Clone)]
 pub struct VcpuContext {
     /// Answers their I/O.
-    pub io: Arc<dyn GuestIo + Send + Sync>,
+    pub io: Arc<dyn GuestIo + Send>,
     /// Takes their events, on their threads.
     pub on_event: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
     /// Called by vCPU 0 just before its first instruction.
@@ -359,7 +359,9 @@ impl VcpuThread {
                     let (entry, context) = cpu.start;
                     return Order::Start { entry, context };
                 }
-                (RunState::Paused | RunState::Stopped, _) | (RunState::Running, Power::Off) => state = shared.wait(state),
+                (RunState::Paused | RunState::Stopped, _) | (RunState::Running, Power::Off) => {
+                    state = shared.wait(state)
+                }
             }
         }
     }

@@ -135,8 +135,7 @@ const ENTRY: GuestAddress = GuestAddress(0x8020_0000);
 
 fn rig(scripts: &[&[Step]]) -> Rig {
     let log = Arc::new(Mutex::new(Vec::new()));
-    let vm =
-        Scripted { scripts: Mutex::new(scripts.iter().map(|script| script.to_vec()).collect()), log: log.clone() };
+    let vm = Scripted { scripts: Mutex::new(scripts.iter().map(|script| script.to_vec()).collect()), log: log.clone() };
     let (sender, events) = mpsc::channel();
     let context = VcpuContext {
         io: Arc::new(NoIo),
@@ -182,11 +181,8 @@ fn vcpu_that_switched_itself_off_can_be_started_again() {
     // vCPU 2 starts vCPU 1 again, over and over until it is off; the third script has to be started first.
     let start_2 = [psci::CPU_ON_64.into(), 2, 0x8060_0000, 0];
     let again: Vec<_> = std::iter::repeat_n(Step::Call(CPU_ON), 100_000).collect();
-    let rig = rig(&[
-        &[Step::Call(CPU_ON), Step::Call(start_2)],
-        &[Step::Call(CPU_OFF), Step::Call(SYSTEM_OFF)],
-        &again,
-    ]);
+    let rig =
+        rig(&[&[Step::Call(CPU_ON), Step::Call(start_2)], &[Step::Call(CPU_OFF), Step::Call(SYSTEM_OFF)], &again]);
     rig.set.resume();
     assert!(matches!(rig.events.recv().unwrap(), VcpuEvent::PowerOff));
     let log = rig.log.lock().unwrap();
