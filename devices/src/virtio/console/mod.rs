@@ -214,7 +214,9 @@ impl ConsolePort {
             serve_rx(queue, input, stats);
         }
         if let Some(Some(queue)) = active.queues.get_mut(QUEUE_TX) {
-            serve_tx(queue, output.as_mut(), unwritten, stats);
+            if serve_tx(queue, output.as_mut(), unwritten, stats) {
+                shared.wake.notify();
+            }
         }
     }
 }
@@ -247,16 +249,17 @@ fn serve_rx(queue: &mut VirtQueue, input: &mut VecDeque<u8>, stats: &mut Console
     queue.signal();
 }
 
-/// Takes output while the host does.
+/// Takes output while the host does. True if its turn ended before the ring was empty.
 fn serve_tx(
     queue: &mut VirtQueue,
     output: &mut dyn ConsoleOutput,
     unwritten: &mut VecDeque<u8>,
     stats: &mut ConsoleStats,
-) {
+) -> bool {
     queue.notified().take();
-    // At most one ring's worth a turn.
-    for _ in 0..queue.size() {
+    // At most one ring's worth a turn; then other devices have theirs.
+    let mut turn = 0..queue.size();
+    while turn.next().is_some() {
         if !unwritten.is_empty() {
             break;
         }
@@ -271,7 +274,7 @@ fn serve_tx(
             let mut bytes = vec![0; len];
             if let Err(error) = chain.read(&mut bytes) {
                 queue.fail(chain, &error);
-                return;
+                return false;
             }
             stats.tx_bytes += bytes.len() as u64;
             unwritten.extend(bytes);
@@ -285,6 +288,7 @@ fn serve_tx(
         queue.complete(chain);
     }
     queue.signal();
+    turn.is_empty()
 }
 
 /// What one chain may leave behind when the host stops taking output in the middle of it; a longer one is cut off.

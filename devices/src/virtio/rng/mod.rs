@@ -148,8 +148,9 @@ impl RngWorker {
         let Some(Activation { memory, queues, .. }) = active.as_mut() else { return };
         let Some(Some(queue)) = queues.get_mut(QUEUE_REQUEST) else { return };
         queue.notified().take();
-        // At most one ring's worth a turn.
-        for _ in 0..queue.size() {
+        // At most one ring's worth a turn; then other devices have theirs.
+        let mut turn = 0..queue.size();
+        while turn.next().is_some() {
             let Some(mut chain) = queue.pop() else {
                 if queue.enable_notification() {
                     continue;
@@ -175,6 +176,9 @@ impl RngWorker {
             queue.complete(chain);
         }
         queue.signal();
+        if turn.is_empty() {
+            self.shared.wake.notify();
+        }
     }
 }
 
