@@ -15,6 +15,9 @@ pub mod rng;
 pub mod spec;
 pub mod transport;
 
+#[cfg(test)]
+mod tests;
+
 pub use interrupt::{Interrupt, InterruptStats};
 pub use queue::VirtQueue;
 pub use spec::DeviceType;
