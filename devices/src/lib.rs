@@ -7,3 +7,6 @@
 pub mod bus;
 pub mod irq;
 pub mod poll;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod virtio;
