@@ -5,8 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod cmdline;
 pub mod fdt;
+pub mod guest;
 pub mod image;
 pub mod initrd;
 pub mod load;

@@ -1,0 +1,378 @@
+//! Guest bundles: directories with a kernel and an initramfs, made from signed Debian packages and kept in a cache.
+//!
+//! [`BundleStore`] owns the cache directory and writes nowhere else:
+//! ```text
+//! lock                      held while a bundle is made
+//! downloads/                what came so far; emptied when the bundle is finished
+//! bundles/ID/               bundle.toml  kernel  initramfs
+//! ```
+//! A bundle appears by one rename, complete or not at all. The same packages give the same bytes. The parts: [`mirror`]
+//! says where from, [`download`] and [`repository`] fetch and verify, [`shell`] is the recipe.
+
+pub mod cpio;
+pub mod deb;
+pub mod download;
+pub mod manifest;
+pub mod mirror;
+pub mod modules;
+pub mod repository;
+pub mod shell;
+pub mod signature;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use download::{Client, DownloadError, Progress};
+use manifest::{Manifest, ManifestError};
+use mirror::Mirrors;
+use repository::{Access, Repository, RepositoryError};
+use shell::{Flavour, ShellError};
+use signature::Keyring;
+
+/// The release of Debian that bundles come from unless another is asked for.
+pub const DEFAULT_RELEASE: &str = "trixie";
+const MANIFEST: &str = "bundle.toml";
+
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// No recipe makes a bundle of this name.
+    #[error("there is no bundle {name:?}; the one that can be made is `shell`")]
+    UnknownName {
+        /// As asked for.
+        name: String,
+    },
+    /// The release would not be a name.
+    #[error("{release:?} is not the name of a Debian release")]
+    BadRelease {
+        /// As asked for.
+        release: String,
+    },
+    /// The bundle was never fetched.
+    #[error("bundle {id} is not there; fetch it, or bring the directory {}", directory.display())]
+    Absent {
+        /// The bundle.
+        id: String,
+        /// Where it would be.
+        directory: PathBuf,
+    },
+    /// A file of the bundle is not what its manifest says.
+    #[error("bundle {id} is corrupted: {file} is missing or has changed; fetch it again")]
+    Corrupted {
+        /// The bundle.
+        id: String,
+        /// The file in it.
+        file: String,
+    },
+    /// The bundle's manifest cannot be read.
+    #[error("bundle {id} is corrupted: {MANIFEST}; fetch it again")]
+    Manifest {
+        /// The bundle.
+        id: String,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// Neither an option, nor the environment, nor apt's lists name a mirror.
+    #[error(
+        "no Debian mirror is known for bundle {id}: give --mirror URL or set MINIVMM_DEBIAN_MIRROR, \
+         or bring the directory {} from another machine",
+        directory.display()
+    )]
+    NoMirror {
+        /// The bundle.
+        id: String,
+        /// Where it would be.
+        directory: PathBuf,
+    },
+    /// No mirror could be reached or believed.
+    #[error("cannot fetch bundle {id} (without network, bring the directory {} from another machine)", directory.display())]
+    Fetch {
+        /// The bundle.
+        id: String,
+        /// Where it would be.
+        directory: PathBuf,
+        /// Why the last mirror did not do.
+        #[source]
+        source: RepositoryError,
+    },
+    /// The packages do not make a bundle.
+    #[error("cannot make bundle {id}")]
+    Recipe {
+        /// The bundle.
+        id: String,
+        /// Why.
+        #[source]
+        source: ShellError,
+    },
+    /// The HTTP client cannot be set up.
+    #[error("cannot download")]
+    Client(#[source] DownloadError),
+    /// The cache directory cannot be used.
+    #[error("cannot use {}", path.display())]
+    Cache {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no directory for caches.
+    #[error("no cache directory: set HOME or XDG_CACHE_HOME")]
+    NoCacheDirectory,
+}
+
+/// Which bundle: a name, and what it is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleSpec {
+    release: String,
+    flavour: Flavour,
+}
+
+impl BundleSpec {
+    /// The bundle `name` (only `shell` for now) from `release`, with a kernel of `flavour`.
+    ///
+    /// # Errors
+    /// [`BundleError::UnknownName`] and [`BundleError::BadRelease`].
+    pub fn new(name: &str, release: &str, flavour: Flavour) -> Result<Self, BundleError> {
+        if name != "shell" {
+            return Err(BundleError::UnknownName { name: name.to_owned() });
+        }
+        // It becomes part of a path and of an address.
+        if release.is_empty() || !release.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(BundleError::BadRelease { release: release.to_owned() });
+        }
+        Ok(Self { release: release.to_owned(), flavour })
+    }
+
+    /// The name of its directory: `shell`, with release and flavour where they are not the usual ones.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let mut id = "shell".to_owned();
+        if self.release != DEFAULT_RELEASE {
+            id = format!("{id}-{}", self.release);
+        }
+        if self.flavour != Flavour::Cloud {
+            id = format!("{id}-{}", self.flavour);
+        }
+        id
+    }
+}
+
+/// A bundle in the cache.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// Name of its directory.
+    pub id: String,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What it consists of.
+    pub manifest: Manifest,
+}
+
+impl Bundle {
+    /// The kernel.
+    #[must_use]
+    pub fn kernel(&self) -> PathBuf {
+        self.directory.join("kernel")
+    }
+
+    /// The initramfs.
+    #[must_use]
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs")
+    }
+}
+
+/// What a fetch needs to know of its surroundings.
+#[derive(Debug)]
+pub struct FetchOptions<'a> {
+    /// Where from.
+    pub mirrors: &'a Mirrors,
+    /// Whom to believe.
+    pub keyring: &'a Keyring,
+    /// The present time, for expiry.
+    pub now: SystemTime,
+}
+
+/// The bundles of one cache directory.
+#[derive(Clone, Debug)]
+pub struct BundleStore {
+    cache: PathBuf,
+}
+
+impl BundleStore {
+    /// The store in the directory `cache`, which is made when something is fetched.
+    #[must_use]
+    pub fn new(cache: PathBuf) -> Self {
+        Self { cache }
+    }
+
+    /// The store of this user: `$XDG_CACHE_HOME/minivmm` or `$HOME/.cache/minivmm`.
+    ///
+    /// # Errors
+    /// [`BundleError::NoCacheDirectory`]
+    pub fn of_user() -> Result<Self, BundleError> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+        Ok(Self::new(base.ok_or(BundleError::NoCacheDirectory)?.join("minivmm")))
+    }
+
+    /// Where the bundle `id` is or would be.
+    #[must_use]
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.cache.join("bundles").join(id)
+    }
+
+    /// The bundle `id`. Its files are there with their right sizes; their content is not read (see [`Self::verify`]).
+    ///
+    /// # Errors
+    /// [`BundleError::Absent`], [`BundleError::Manifest`] and [`BundleError::Corrupted`].
+    pub fn find(&self, id: &str) -> Result<Bundle, BundleError> {
+        let directory = self.directory(id);
+        if !directory.is_dir() {
+            return Err(BundleError::Absent { id: id.to_owned(), directory });
+        }
+        let manifest = Manifest::read(&directory.join(MANIFEST))
+            .map_err(|source| BundleError::Manifest { id: id.to_owned(), source })?;
+        match manifest.file_of_wrong_size(&directory) {
+            Some(file) => Err(BundleError::Corrupted { id: id.to_owned(), file }),
+            None => Ok(Bundle { id: id.to_owned(), directory, manifest }),
+        }
+    }
+
+    /// Reads every file of the bundle `id` and compares its hash.
+    ///
+    /// # Errors
+    /// As [`Self::find`]; [`BundleError::Corrupted`] names the file.
+    pub fn verify(&self, id: &str) -> Result<Bundle, BundleError> {
+        let bundle = self.find(id)?;
+        match bundle.manifest.changed_file(&bundle.directory) {
+            Some(file) => Err(BundleError::Corrupted { id: id.to_owned(), file }),
+            None => Ok(bundle),
+        }
+    }
+
+    /// The names of all bundles, sorted. One that is damaged is among them; [`Self::find`] tells.
+    #[must_use]
+    pub fn list(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.cache.join("bundles")).into_iter().flatten().flatten();
+        let names =
+            entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        names
+    }
+
+    /// Makes the bundle, replacing one that is there. Waits while another process makes one.
+    ///
+    /// # Errors
+    /// [`BundleError`]; a bundle that was there before is then still there.
+    pub fn fetch(
+        &self,
+        spec: &BundleSpec,
+        options: &FetchOptions<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Bundle, BundleError> {
+        let id = spec.id();
+        let directory = self.directory(&id);
+        if options.mirrors.urls.is_empty() {
+            return Err(BundleError::NoMirror { id, directory });
+        }
+        let client = Client::new(options.mirrors.proxy.as_deref()).map_err(BundleError::Client)?;
+        let downloads = self.cache.join("downloads");
+        create(&downloads)?;
+        create(&self.cache.join("bundles"))?;
+        let _lock = self.lock()?;
+        let access = Access {
+            client: &client,
+            keyring: options.keyring,
+            directory: &downloads,
+            now: options.now,
+            accept_expired: options.mirrors.accept_expired,
+        };
+        let repository = open_first(&access, options.mirrors, spec, progress).map_err(|source| BundleError::Fetch {
+            id: id.clone(),
+            directory: directory.clone(),
+            source,
+        })?;
+        let made =
+            shell::make(&repository, &spec.release, spec.flavour, &downloads, progress).map_err(
+                |source| match source {
+                    ShellError::Repository(source) => {
+                        BundleError::Fetch { id: id.clone(), directory: directory.clone(), source }
+                    }
+                    source => BundleError::Recipe { id: id.clone(), source },
+                },
+            )?;
+        self.install(&id, &made)?;
+        // The bundle is complete; what could not be removed is only in the way of disk space.
+        let _ = fs::remove_dir_all(&downloads);
+        self.find(&id)
+    }
+
+    /// Writes the files beside their place, then renames.
+    fn install(&self, id: &str, made: &shell::Made) -> Result<(), BundleError> {
+        let directory = self.directory(id);
+        let new = self.directory(&format!(".{id}.new"));
+        let old = self.directory(&format!(".{id}.old"));
+        remove(&new)?;
+        remove(&old)?;
+        create(&new)?;
+        let manifest = made.manifest.to_toml();
+        for (name, content) in
+            [("kernel", &made.kernel[..]), ("initramfs", &made.initramfs), (MANIFEST, manifest.as_bytes())]
+        {
+            let path = new.join(name);
+            let written = fs::write(&path, content).and_then(|()| File::open(&path)?.sync_all());
+            written.map_err(|source| BundleError::Cache { path, source })?;
+        }
+        let renamed = match fs::rename(&directory, &old) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => fs::rename(&new, &directory),
+        };
+        renamed.map_err(|source| BundleError::Cache { path: directory, source })?;
+        remove(&old)
+    }
+
+    /// Held until the file is dropped; the system releases it also where this process dies.
+    fn lock(&self) -> Result<File, BundleError> {
+        let path = self.cache.join("lock");
+        let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|source| BundleError::Cache { path, source })
+    }
+}
+
+/// The first mirror that answers with a good index; the error is that of the last one.
+fn open_first<'a>(
+    access: &Access<'a>,
+    mirrors: &Mirrors,
+    spec: &BundleSpec,
+    progress: &dyn Progress,
+) -> Result<Repository<'a>, RepositoryError> {
+    let mut result = Err(RepositoryError::WrongIndex { url: String::new(), release: spec.release.clone() });
+    for mirror in &mirrors.urls {
+        result = Repository::open(access, mirror, &spec.release, progress);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn create(directory: &Path) -> Result<(), BundleError> {
+    fs::create_dir_all(directory).map_err(|source| BundleError::Cache { path: directory.to_path_buf(), source })
+}
+
+fn remove(directory: &Path) -> Result<(), BundleError> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BundleError::Cache { path: directory.to_path_buf(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! The recipe of the bundle `shell`: a Debian kernel, busybox, the modules of the machine's devices, our own init.
+//!
+//! The initramfs is not compressed: a software CPU would spend longer unpacking it than the disk space is worth.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::cpio::Archive;
+use super::deb::{self, DebError};
+use super::download::{DownloadError, Progress};
+use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
+use super::modules::{ModuleError, Modules};
+use super::repository::{Package, Repository, RepositoryError};
+
+const BUSYBOX: &str = "busybox-static";
+/// Depth of metapackage, image package, and the packages that newer images are split into.
+const MAX_KERNEL_PACKAGES: usize = 8;
+/// Loaded at boot; every kernel has them, built in or not.
+const REQUIRED: [&str; 5] = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"];
+/// Loaded at boot where the kernel has them: the power key.
+const AT_BOOT: [&str; 4] = ["gpio_pl061", "gpio_keys", "evdev", "rtc_pl031"];
+/// In the initramfs for `mount` and `modprobe`.
+const ON_DEMAND: [&str; 14] = [
+    "ext4",
+    "crc32c_generic",
+    "libcrc32c",
+    "squashfs",
+    "erofs",
+    "overlay",
+    "loop",
+    "fuse",
+    "virtiofs",
+    "vsock",
+    "vmw_vsock_virtio_transport",
+    "virtio_balloon",
+    "virtio_mem",
+    "virtio_pmem",
+];
+
+/// Why the packages make no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum ShellError {
+    /// A package cannot be had.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A package cannot be read.
+    #[error("package {package}")]
+    Package {
+        /// Its name.
+        package: String,
+        /// Why.
+        #[source]
+        source: DebError,
+    },
+    /// No package brought a needed file.
+    #[error("the packages contain no {what}")]
+    NoFile {
+        /// The file.
+        what: &'static str,
+    },
+    /// The modules cannot be used.
+    #[error("kernel modules")]
+    Modules(#[source] ModuleError),
+    /// The files do not fit the archive format.
+    #[error("the initramfs is too large")]
+    TooLarge,
+    /// A flavour that does not exist.
+    #[error("{name:?} is not a flavour of the kernel; there are cloud, full and 16k")]
+    UnknownFlavour {
+        /// As asked for.
+        name: String,
+    },
+}
+
+/// Which of Debian's arm64 kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavour {
+    /// For virtual machines: fewer drivers.
+    #[default]
+    Cloud,
+    /// For all machines.
+    Full,
+    /// For all machines, with 16 KiB pages.
+    Pages16K,
+}
+
+impl Flavour {
+    fn metapackage(self) -> &'static str {
+        match self {
+            Self::Cloud => "linux-image-cloud-arm64",
+            Self::Full => "linux-image-arm64",
+            Self::Pages16K => "linux-image-arm64-16k",
+        }
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cloud => "cloud",
+            Self::Full => "full",
+            Self::Pages16K => "16k",
+        })
+    }
+}
+
+impl FromStr for Flavour {
+    type Err = ShellError;
+
+    fn from_str(name: &str) -> Result<Self, ShellError> {
+        match name {
+            "cloud" => Ok(Self::Cloud),
+            "full" => Ok(Self::Full),
+            "16k" => Ok(Self::Pages16K),
+            _ => Err(ShellError::UnknownFlavour { name: name.to_owned() }),
+        }
+    }
+}
+
+/// The files of a bundle.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// What it is.
+    pub manifest: Manifest,
+    /// `kernel`
+    pub kernel: Vec<u8>,
+    /// `initramfs`
+    pub initramfs: Vec<u8>,
+}
+
+/// What is taken out of the packages.
+#[derive(Debug, Default)]
+struct Unpacked {
+    kernel: Option<(String, Vec<u8>)>,
+    busybox: Option<Vec<u8>>,
+    modules: Modules,
+}
+
+/// Downloads the packages into `directory` and makes the bundle of them.
+///
+/// # Errors
+/// [`ShellError`]
+pub fn make(
+    repository: &Repository<'_>,
+    release: &str,
+    flavour: Flavour,
+    directory: &Path,
+    progress: &dyn Progress,
+) -> Result<Made, ShellError> {
+    let mut packages = kernel_packages(repository, flavour)?;
+    packages.push(repository.find(BUSYBOX)?);
+    let mut unpacked = Unpacked::default();
+    for package in &packages {
+        let path = repository.download(package, directory, progress)?;
+        progress.begin(&format!("unpacking {}", package.name), 0);
+        let bytes = fs::read(&path).map_err(|source| RepositoryError::from(DownloadError::Write { path, source }))?;
+        unpacked.take(&bytes).map_err(|source| ShellError::Package { package: package.name.clone(), source })?;
+    }
+    let (kernel_version, kernel) = unpacked.kernel.ok_or(ShellError::NoFile { what: "kernel" })?;
+    let busybox = unpacked.busybox.ok_or(ShellError::NoFile { what: "busybox" })?;
+    let initramfs = initramfs(&kernel_version, busybox, &unpacked.modules)?;
+    let sources = packages.into_iter().map(|package| SourceEntry {
+        package: package.name,
+        version: package.version,
+        sha256: package.wanted.sha256,
+    });
+    let manifest = Manifest {
+        format: FORMAT,
+        name: "shell".to_owned(),
+        arch: "arm64".to_owned(),
+        release: release.to_owned(),
+        flavour: flavour.to_string(),
+        kernel_version,
+        signed_by: repository.signer().to_owned(),
+        files: vec![FileEntry::of("kernel", &kernel), FileEntry::of("initramfs", &initramfs)],
+        sources: sources.collect(),
+    };
+    Ok(Made { manifest, kernel, initramfs })
+}
+
+/// The metapackage, the image that it depends on, and the packages with its parts.
+fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<Package>, RepositoryError> {
+    let is_part = |name: &str| {
+        ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"].iter().any(|p| name.starts_with(p))
+    };
+    let mut packages = vec![repository.find(flavour.metapackage())?];
+    let mut at = 0;
+    while let Some(package) = packages.get(at).cloned() {
+        at += 1;
+        for name in package.depends.iter().filter(|name| is_part(name)) {
+            if packages.len() < MAX_KERNEL_PACKAGES && packages.iter().all(|package| package.name != *name) {
+                packages.push(repository.find(name)?);
+            }
+        }
+    }
+    Ok(packages)
+}
+
+impl Unpacked {
+    fn take(&mut self, package: &[u8]) -> Result<(), DebError> {
+        deb::read_files(
+            package,
+            |path| Wanted::of(path).is_some(),
+            |path, content| match Wanted::of(&path) {
+                Some(Wanted::Kernel(version)) => self.kernel = Some((version.to_owned(), content)),
+                Some(Wanted::Module(path)) => self.modules.add(path, content),
+                Some(Wanted::Busybox) => self.busybox = Some(content),
+                None => {}
+            },
+        )
+    }
+}
+
+/// The files that matter, by their path in a package.
+enum Wanted<'p> {
+    /// With its version.
+    Kernel(&'p str),
+    /// A module or the list of those built in, by the path below the version's directory.
+    Module(&'p str),
+    Busybox,
+}
+
+impl<'p> Wanted<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        let path = path.strip_prefix("usr/").unwrap_or(path);
+        if path == "bin/busybox" {
+            return Some(Self::Busybox);
+        }
+        if let Some(version) = path.strip_prefix("boot/vmlinuz-") {
+            return Some(Self::Kernel(version));
+        }
+        let (version, file) = path.strip_prefix("lib/modules/")?.split_once('/')?;
+        match file {
+            // Since Debian 14 the kernel is beside its modules.
+            "vmlinuz" => Some(Self::Kernel(version)),
+            "modules.builtin" => Some(Self::Module(file)),
+            _ => file.starts_with("kernel/").then_some(Self::Module(file)),
+        }
+    }
+}
+
+fn initramfs(kernel_version: &str, busybox: Vec<u8>, modules: &Modules) -> Result<Vec<u8>, ShellError> {
+    let mut archive = Archive::new();
+    for directory in
+        ["dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/log"]
+    {
+        archive.directory(directory);
+    }
+    archive.char_device("dev/console", 0o600, 5, 1);
+    archive.file("bin/busybox", 0o755, busybox);
+    archive.symlink("bin/sh", "busybox");
+    for (path, permissions, content) in [
+        ("init", 0o755, include_str!("../../guest/init")),
+        ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
+        ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
+        ("etc/profile", 0o644, include_str!("../../guest/profile")),
+        ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\n"),
+        ("etc/group", 0o644, "root:x:0:\n"),
+    ] {
+        archive.file(path, permissions, content.as_bytes().to_vec());
+    }
+    add_modules(&mut archive, kernel_version, modules).map_err(ShellError::Modules)?;
+    archive.to_bytes().ok_or(ShellError::TooLarge)
+}
+
+fn add_modules(archive: &mut Archive, kernel_version: &str, modules: &Modules) -> Result<(), ModuleError> {
+    let boot = modules.choose(&REQUIRED, &AT_BOOT)?;
+    let optional: Vec<&str> = AT_BOOT.iter().chain(&ON_DEMAND).copied().collect();
+    let all = modules.choose(&REQUIRED, &optional)?;
+    let directory = format!("lib/modules/{kernel_version}");
+    let order = boot.files.iter().map(|(path, _)| format!("{kernel_version}/{path}\n")).collect::<String>();
+    archive.file("lib/modules/load-order", 0o644, order.into_bytes());
+    archive.file(&format!("{directory}/modules.dep"), 0o644, all.dep.into_bytes());
+    archive.file(&format!("{directory}/modules.alias"), 0o644, all.alias.into_bytes());
+    for (path, content) in all.files {
+        archive.file(&format!("{directory}/{path}"), 0o644, content);
+    }
+    Ok(())
+}
