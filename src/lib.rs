@@ -4,6 +4,7 @@
 //! devices and memory around the virtual machine that a back end of [`hypervisor`] provides; [`vcpu`] runs it.
 //! [`event`] and [`host`] connect it with the terminal and the signals of the process.
 
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod host;

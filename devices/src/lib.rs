@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod gic;
+pub mod gpio;
 pub mod irq;
+pub mod output;
+pub mod pl011;
+pub mod pl031;
 pub mod poll;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 pub mod virtio;

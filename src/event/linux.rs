@@ -1,6 +1,10 @@
 //! The event loop on Linux: each device is a subscriber of rust-vmm's event-manager.
 //!
-//! The surprise: epoll refuses regular files and `/dev/null` (EPERM), which are always ready. They stand in a list of their own,
+//! The first surprise: a device may close a descriptor that is watched, and its next one may get the same number. epoll forgets
+//! the first by itself, event-manager does not and has no way to be told; so every watched descriptor is modified after every
+//! call, and where epoll does not know it any more, everything is registered anew.
+//!
+//! The second: epoll refuses regular files and `/dev/null` (EPERM), which are always ready. They stand in a list of their own,
 //! and while a device is interested in one of them the loop does not sleep.
 
 use std::collections::HashMap;
@@ -33,6 +37,8 @@ struct Subscriber {
     watched: HashMap<RawFd, Interest>,
     /// Descriptors that epoll refused because they are always ready.
     always_ready: Vec<Interest>,
+    /// A watched descriptor is not the one it was.
+    stale: bool,
     /// The first descriptor that cannot be waited for.
     failed: Option<EventError>,
 }
@@ -56,12 +62,30 @@ impl EventLoop {
     /// # Errors
     /// [`EventError::Watch`] where one of its descriptors cannot be waited for.
     pub fn add(&mut self, device: Arc<Mutex<dyn Pollable>>) -> Result<(), EventError> {
-        let subscriber = Subscriber { device, watched: HashMap::new(), always_ready: Vec::new(), failed: None };
-        let subscriber = Arc::new(Mutex::new(subscriber));
+        let (watched, always_ready) = (HashMap::new(), Vec::new());
+        let subscriber = Subscriber { device, watched, always_ready, stale: false, failed: None };
+        self.register(Arc::new(Mutex::new(subscriber)))
+    }
+
+    fn register(&mut self, subscriber: Arc<Mutex<Subscriber>>) -> Result<(), EventError> {
         let id = self.manager.add_subscriber(subscriber.clone());
         let failed = lock(&subscriber).failed.take();
         self.subscribers.push((id, subscriber));
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Starts over with an empty epoll.
+    fn register_anew(&mut self) -> Result<(), EventError> {
+        self.manager = EventManager::new().map_err(|error| EventError::Create(io_error(&error)))?;
+        for (_, subscriber) in std::mem::take(&mut self.subscribers) {
+            {
+                let mut subscriber = lock(&subscriber);
+                subscriber.watched.clear();
+                subscriber.stale = false;
+            }
+            self.register(subscriber)?;
+        }
+        Ok(())
     }
 
     /// What stops this loop.
@@ -83,6 +107,9 @@ impl EventLoop {
                 Err(error) => return Err(EventError::Wait(io_error(&error))),
             }
             self.call_the_rest(Instant::now())?;
+            if self.subscribers.iter().any(|(_, subscriber)| lock(subscriber).stale) {
+                self.register_anew()?;
+            }
         }
         Ok(())
     }
@@ -128,24 +155,24 @@ impl Subscriber {
         let mut wanted = Vec::new();
         lock(&self.device).interests(&mut wanted);
         wanted.retain(|interest| interest.readable || interest.writable);
+        let mut stale = self.stale;
         self.watched.retain(|&fd, _| {
             let keep = wanted.iter().any(|interest| interest.fd == fd);
-            if !keep {
-                // Fails only for a descriptor that is closed already, and then nothing will be reported for it.
-                drop(ops.remove(Events::empty_raw(fd)));
-            }
+            stale |= !keep && ops.remove(Events::empty_raw(fd)).is_err();
             keep
         });
         self.always_ready.clear();
         for interest in wanted {
-            let known = self.watched.insert(interest.fd, interest);
-            if known == Some(interest) {
-                continue;
-            }
             let events = Events::new_raw(interest.fd, event_set(interest));
-            let result = if known.is_some() { ops.modify(events) } else { ops.add(events) };
-            if let Err(error) = result {
+            if self.watched.insert(interest.fd, interest).is_some() {
+                stale |= ops.modify(events).is_err();
+            } else if let Err(error) = ops.add(events) {
                 self.watched.remove(&interest.fd);
+                if error == event_manager::Error::FdAlreadyRegistered {
+                    // By a device that has closed its own of this number, and was not asked since.
+                    stale = true;
+                    continue;
+                }
                 let source = io_error(&error);
                 if source.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) {
                     self.always_ready.push(interest);
@@ -154,6 +181,7 @@ impl Subscriber {
                 }
             }
         }
+        self.stale = stale;
     }
 }
 

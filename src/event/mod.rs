@@ -162,6 +162,48 @@ mod tests {
         assert_eq!(lines, ["Token(7) true 1 5", "Token(7) true 1 6", "Token(7) true 0 0"]);
     }
 
+    /// Reads one byte from each pipe, and closes it before it opens the next: all get the same number.
+    struct Reopener {
+        input: Option<OwnedFd>,
+        left: u8,
+        stopper: Stopper,
+    }
+
+    impl Reopener {
+        fn open(&mut self) {
+            drop(self.input.take());
+            let (read, write) = rustix::pipe::pipe().unwrap();
+            rustix::io::write(&write, &[self.left]).unwrap();
+            self.input = Some(read);
+        }
+    }
+
+    impl Pollable for Reopener {
+        fn interests(&self, out: &mut Vec<Interest>) {
+            let fd = self.input.as_ref().unwrap().as_raw_fd();
+            out.push(Interest { fd, token: Token(0), readable: true, writable: false });
+        }
+
+        fn ready(&mut self, _: Token, _: Readiness, _: Instant) {
+            self.left -= 1;
+            self.open();
+            if self.left == 0 {
+                self.stopper.stop();
+            }
+        }
+    }
+
+    #[test]
+    fn descriptor_that_takes_the_number_of_a_closed_one_is_watched() {
+        let mut events = EventLoop::new().unwrap();
+        let mut device = Reopener { input: None, left: 5, stopper: events.stopper() };
+        device.open();
+        let device = Arc::new(Mutex::new(device));
+        events.add(device.clone()).unwrap();
+        events.run().unwrap();
+        assert_eq!(device.lock().unwrap().left, 0);
+    }
+
     #[test]
     fn regular_file_is_always_ready() {
         let mut events = EventLoop::new().unwrap();

@@ -28,7 +28,7 @@ impl Hypervisor for SoftHypervisor {
         let region = spec.ram.region();
         let gpa = region.start_addr().raw_value();
         let failed = |reason: String| HypervisorError::Map { gpa, reason };
-        let memory = HostMemory::from_guest_region(region.clone())
+        let memory = HostMemory::from_mmap(region.get_mmap())
             .ok_or_else(|| failed("host memory is not page-aligned".to_owned()))?;
         system.map(gpa, memory, Permissions::ALL).map_err(|error| failed(error.to_string()))?;
         Ok(Arc::new(SoftVm(system)))

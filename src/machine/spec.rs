@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
+use minivmm_firmware::guest;
+
 use crate::config::{Config, DiskOption, MemorySize};
+use crate::host::terminal::WindowSize;
 use crate::hypervisor::Choice;
 use crate::layout;
 
@@ -21,9 +25,11 @@ pub struct MachineSpec {
     /// Initial RAM disks, to be concatenated.
     pub initrds: Vec<PathBuf>,
     /// The whole kernel command line.
-    pub cmdline: String,
+    pub cmdline: Cmdline,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskOption>,
+    /// Input waits until the guest says that it is ready for it.
+    pub input_waits: bool,
     /// What executes the guest.
     pub hypervisor: Choice,
     /// Where the device tree is to be written.
@@ -39,6 +45,17 @@ pub struct BootFiles {
     pub initrds: Vec<PathBuf>,
     /// What the bundle wants on the kernel command line.
     pub cmdline: String,
+    /// The initial RAM disk is a bundle's: it obeys `minivmm.` words, and says when it takes input ([`super::ready`]).
+    pub is_bundle: bool,
+}
+
+/// What the machine depends on and no option says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Cores that we may use.
+    pub cores: u32,
+    /// Whether the guest's console is connected with a terminal, and the size of that.
+    pub terminal: Option<Option<WindowSize>>,
 }
 
 /// What no machine can have. All of these are wrong usage.
@@ -64,9 +81,9 @@ pub enum SpecError {
         /// How many fit.
         max: usize,
     },
-    /// A command line that cannot be passed on.
-    #[error("the kernel command line contains a NUL character")]
-    CommandLine,
+    /// A command line that the kernel would not read as it is.
+    #[error(transparent)]
+    CommandLine(#[from] CmdlineError),
 }
 
 /// virtio devices that every machine has: console and entropy source.
@@ -74,18 +91,23 @@ const FIXED_VIRTIO_DEVICES: usize = 2;
 
 /// The first words of every kernel command line.
 ///
-/// The kernel talks through the PL011, whose driver is built into every arm64 kernel and works from `earlycon` to a panic.
-/// The interactive console is virtio-console, where the guest has a driver for it: init opens `/dev/hvc0`. `panic=-1` makes a
-/// panicking kernel restart at once instead of waiting for a person; we tell that from a restart by what it printed.
-const BASE_COMMAND_LINE: &str = "earlycon=pl011,0xb000000 console=ttyAMA0 panic=-1";
+/// The kernel talks through the PL011, whose driver is built into every arm64 kernel and works to the end of a panic. The
+/// interactive console is virtio-console, where the guest has a driver for it: the bundle's shell opens `/dev/hvc0`.
+/// `panic=-1` makes a panicking kernel restart at once instead of waiting for a person; we tell that from a restart by what
+/// it printed.
+const BASE_COMMAND_LINE: &str = "console=ttyAMA0 panic=-1";
+/// Words for a kernel that may talk: from its first instructions on.
+const VERBOSE_COMMAND_LINE: &str = "earlycon=pl011,0xb000000";
+/// Words for a kernel that shall not. `earlycon` would print before the kernel has read the word `quiet`.
+const QUIET_COMMAND_LINE: &str = "quiet";
 
 impl MachineSpec {
-    /// The machine that `config` describes, booting `files`, on a host with `host_cores` cores.
+    /// The machine that `config` describes, booting `files`, on `host`.
     ///
     /// # Errors
     /// As [`SpecError`] says.
-    pub fn new(config: &Config, files: BootFiles, host_cores: u32) -> Result<Self, SpecError> {
-        let vcpu_count = config.cpus.unwrap_or(host_cores.clamp(1, layout::MAX_VCPUS));
+    pub fn new(config: &Config, files: BootFiles, host: HostFacts) -> Result<Self, SpecError> {
+        let vcpu_count = config.cpus.unwrap_or(host.cores.clamp(1, layout::MAX_VCPUS));
         if !(1..=layout::MAX_VCPUS).contains(&vcpu_count) {
             return Err(SpecError::VcpuCount(vcpu_count));
         }
@@ -93,12 +115,14 @@ impl MachineSpec {
         if config.disk.len() > max_disks {
             return Err(SpecError::TooManyDisks { count: config.disk.len(), max: max_disks });
         }
+        let cmdline = command_line(config, &files, host)?;
         Ok(Self {
             vcpu_count,
             memory_bytes: checked_memory(config.memory.unwrap_or(MemorySize(DEFAULT_MEMORY_BYTES)))?,
             kernel: files.kernel,
             initrds: files.initrds,
-            cmdline: command_line(config, &files.cmdline)?,
+            cmdline,
+            input_waits: files.is_bundle && host.terminal.is_none(),
             disks: config.disk.clone(),
             hypervisor: config.hypervisor.unwrap_or_default(),
             dump_dtb: config.dump_dtb.clone(),
@@ -116,19 +140,33 @@ fn checked_memory(size: MemorySize) -> Result<u64, SpecError> {
 }
 
 /// Ours first, the user's last: the kernel takes the last word on a parameter.
-fn command_line(config: &Config, bundle: &str) -> Result<String, SpecError> {
-    let quiet = if config.quiet { "quiet" } else { "" };
-    let words = [BASE_COMMAND_LINE, quiet, bundle, config.cmdline.as_deref().unwrap_or_default()];
-    let line = words.map(str::trim).into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
-    if line.contains('\0') { Err(SpecError::CommandLine) } else { Ok(line) }
+fn command_line(config: &Config, files: &BootFiles, host: HostFacts) -> Result<Cmdline, SpecError> {
+    let noise = if config.quiet { QUIET_COMMAND_LINE } else { VERBOSE_COMMAND_LINE };
+    let console = match host.terminal {
+        _ if !files.is_bundle => String::new(),
+        None => guest::PIPE.to_owned(),
+        Some(None) => String::new(),
+        Some(Some(size)) => {
+            let [columns, rows, _] = guest::TERMINAL;
+            format!("{columns}{} {rows}{}", size.columns, size.rows)
+        }
+    };
+    let users = config.cmdline.as_deref().unwrap_or_default();
+    let mut line = Cmdline::new();
+    for words in [BASE_COMMAND_LINE, noise, &files.cmdline, &console, users] {
+        line.push(words)?;
+    }
+    Ok(line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOST: HostFacts = HostFacts { cores: 2, terminal: None };
+
     fn spec(config: &Config) -> Result<MachineSpec, SpecError> {
-        MachineSpec::new(config, BootFiles::default(), 2)
+        MachineSpec::new(config, BootFiles::default(), HOST)
     }
 
     fn with_memory(text: &str) -> Result<u64, SpecError> {
@@ -143,7 +181,8 @@ mod tests {
 
     #[test]
     fn host_with_many_cores_gives_as_many_vcpus_as_there_can_be() {
-        let spec = MachineSpec::new(&Config::default(), BootFiles::default(), 512).unwrap();
+        let spec =
+            MachineSpec::new(&Config::default(), BootFiles::default(), HostFacts { cores: 512, ..HOST }).unwrap();
         assert_eq!(spec.vcpu_count, 64);
     }
 
@@ -181,13 +220,27 @@ mod tests {
     fn users_words_come_last_on_the_command_line() {
         let config = Config { cmdline: Some("panic=0 ".to_owned()), quiet: true, ..Config::default() };
         let files = BootFiles { cmdline: "rdinit=/init".to_owned(), ..BootFiles::default() };
-        let spec = MachineSpec::new(&config, files, 1).unwrap();
-        assert_eq!(spec.cmdline, "earlycon=pl011,0xb000000 console=ttyAMA0 panic=-1 quiet rdinit=/init panic=0");
+        let spec = MachineSpec::new(&config, files, HOST).unwrap();
+        assert_eq!(spec.cmdline.as_str(), "console=ttyAMA0 panic=-1 quiet rdinit=/init panic=0");
+    }
+
+    #[test]
+    fn bundle_is_told_what_its_console_is() {
+        let on = |terminal| {
+            let files = BootFiles { is_bundle: true, ..BootFiles::default() };
+            let spec = MachineSpec::new(&Config::default(), files, HostFacts { terminal, ..HOST }).unwrap();
+            let ours = format!("{BASE_COMMAND_LINE} {VERBOSE_COMMAND_LINE}");
+            (spec.cmdline.as_str().trim_start_matches(&ours).to_owned(), spec.input_waits)
+        };
+        let size = WindowSize { columns: 132, rows: 40 };
+        assert_eq!(on(None), (" minivmm.pipe".to_owned(), true));
+        assert_eq!(on(Some(None)), (String::new(), false));
+        assert_eq!(on(Some(Some(size))), (" minivmm.columns=132 minivmm.rows=40".to_owned(), false));
     }
 
     #[test]
     fn command_line_with_nul_is_refused() {
         let config = Config { cmdline: Some("a\0b".to_owned()), ..Config::default() };
-        assert_eq!(spec(&config), Err(SpecError::CommandLine));
+        assert_eq!(spec(&config), Err(CmdlineError::Control { character: '\0' }.into()));
     }
 }

@@ -1,94 +1,77 @@
-//! Virtio 1.3 devices: `spec` (constants) → `transport` (registers, status) → device (chains, requests) → back end.
+//! Virtio devices, virtio 1.3.
 //!
-//! A device is handed its queues, guest memory and interrupt when the driver is ready, and gives them up on reset. It owns no
-//! address and no interrupt number. A guest that breaks the protocol loses that queue and is told so; the machine goes on.
-
-use std::io;
-use std::sync::Arc;
+//! Four layers, each testable alone: `spec` (constants and wire structures) → `transport` (registers → state machine) → device
+//! (chain → request → reply) → back-end trait, which never sees a descriptor.
+//!
+//! A device owns nothing of its queues until the driver sets DRIVER_OK: then [`VirtioDevice::activate`] *moves* queues, memory
+//! and interrupt into it, and [`VirtioDevice::reset`] drops them again, after whatever thread uses them has stopped. So no lock is shared between
+//! a vCPU and a worker: a notification is one [`doorbell::Doorbell`] rung.
 
 pub mod blk;
+pub mod chain;
 pub mod console;
-mod interrupt;
-pub mod notify;
+pub mod doorbell;
+pub mod interrupt;
 pub mod queue;
 pub mod rng;
 pub mod spec;
 pub mod transport;
 
-#[cfg(test)]
-mod tests;
+use std::sync::Arc;
 
-pub use interrupt::{Interrupt, InterruptStats};
-pub use queue::VirtQueue;
-pub use spec::DeviceType;
-pub use transport::mmio::MmioTransport;
+use self::interrupt::Interrupt;
+use self::queue::Queue;
 
-/// Guest RAM, shared as `Arc<GuestMemory>`.
+/// Guest memory as devices see it: every address is checked, every access volatile. Clones share the memory.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
-/// What a device owns between DRIVER_OK and reset.
+/// What a driver that finished its set-up hands to the device.
 #[derive(Debug)]
 pub struct Activation {
-    /// Guest RAM.
-    pub memory: Arc<GuestMemory>,
-    /// One slot per queue; `None` where the driver left the queue disabled.
-    pub queues: Vec<Option<VirtQueue>>,
-    /// How to reach the driver.
-    pub interrupt: Interrupt,
-    /// The negotiated features: a subset of the offered ones.
+    /// Where the queues' buffers are.
+    pub memory: GuestMemory,
+    /// The queues, by index; `None` for one that the driver did not enable.
+    pub queues: Vec<Option<Queue>>,
+    /// Tells the driver about used buffers and failures.
+    pub interrupt: Arc<Interrupt>,
+    /// The features that the driver accepted.
     pub features: u64,
 }
 
-/// Why a device did not become live. The driver sees DEVICE_NEEDS_RESET.
-#[derive(Debug, thiserror::Error)]
-pub enum ActivateError {
-    /// The driver did not enable a queue the device cannot work without.
-    #[error("queue {index} is not enabled")]
-    MissingQueue {
-        /// Which one.
-        index: usize,
-    },
-    /// The host refused a thread or a descriptor.
-    #[error("cannot start the device")]
-    Host(#[source] io::Error),
-}
-
-/// A virtio device, without its transport.
+/// A virtio device behind a transport. Calls come under the transport's lock, on vCPU threads.
 pub trait VirtioDevice: Send {
-    /// Its device ID.
-    fn device_type(&self) -> DeviceType;
+    /// The device ID (virtio 1.3 §5).
+    fn device_id(&self) -> u32;
 
-    /// The device-specific features it offers. The transport adds the common ones.
+    /// Features of this device type that it offers; the transport adds those of queues and transport.
     fn features(&self) -> u64;
 
-    /// The largest size of each queue: powers of two.
-    fn queue_max_sizes(&self) -> &[u16];
+    /// The largest size of each queue, a power of two each.
+    fn queue_sizes(&self) -> Vec<u16>;
 
-    /// Fills `data` from the configuration at `offset`; bytes outside it are zero.
+    /// Fills `data` from the configuration space at `offset`. Bytes that do not exist read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// Writes the configuration. Fields that are not writable are left alone.
+    /// Writes `data` to the configuration space at `offset`; ignored where nothing is writable.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
-    /// Changes whenever the configuration does (§2.5).
-    fn config_generation(&self) -> u32 {
-        0
-    }
+    /// Changes whenever the configuration space did, other than by the driver (ConfigGeneration).
+    fn config_generation(&self) -> u32;
 
-    /// The driver is ready: takes the queues.
-    ///
-    /// # Errors
-    /// [`ActivateError`]; the queues are then gone until the driver resets the device.
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+    /// The driver set DRIVER_OK: the device may use its queues from now on.
+    fn activate(&mut self, activation: Activation);
 
-    /// Gives up the queues. When it returns, no thread touches guest memory on behalf of this device. Idempotent.
+    /// The driver made buffers available in queue `index`. Must not block.
+    fn notify(&mut self, index: u16);
+
+    /// Stops using the queues and drops them; everything that was begun is finished or dropped when this returns.
     fn reset(&mut self);
 }
 
-/// Copies the part of `config` at `offset` into `data` and zeroes the rest.
-pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+/// Copies the part of `config` at `offset` into `data`; what lies outside reads as zero. For [`VirtioDevice::read_config`].
+pub fn read_config_from(config: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
+    let Some(rest) = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)) else { return };
     for (to, from) in data.iter_mut().zip(rest) {
         *to = *from;
     }

@@ -97,7 +97,6 @@ impl CodeCache {
         if !page.used {
             return;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "an offset in a page")]
         let first = ((ipa & 0xfff) >> 2) as usize & !(LINE_INSNS - 1);
         clear(&mut page.insns[first..first + LINE_INSNS]);
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use portable_atomic::AtomicU128;
-use vm_memory::{GuestRegionMmap, MmapRegion};
+use vm_memory::MmapRegion;
 
 /// log2 of the granule at which guest memory is mapped and translations are cached, whatever granule the guest uses.
 pub const PAGE_SHIFT: u32 = 12;
@@ -42,17 +42,9 @@ unsafe impl Send for HostMemory {}
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
-    /// The whole of an mmapped region. `None` where its address or size is not a multiple of the page size.
+    /// The whole of an mmapped region (`GuestRegionMmap::get_mmap` gives that of guest RAM). `None` where its address or size is not a multiple of the page size.
     #[must_use]
     pub fn from_mmap(region: Arc<MmapRegion>) -> Option<Self> {
-        let base = NonNull::new(region.as_ptr())?;
-        let len = region.size() as u64;
-        Self::new(base, len, region)
-    }
-
-    /// The whole of a region of guest RAM. `None` where its address or size is not a multiple of the page size.
-    #[must_use]
-    pub fn from_guest_region(region: Arc<GuestRegionMmap>) -> Option<Self> {
         let base = NonNull::new(region.as_ptr())?;
         let len = region.size() as u64;
         Self::new(base, len, region)

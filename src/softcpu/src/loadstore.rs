@@ -155,7 +155,7 @@ impl Core {
         let (va, base) = self.indexed(n, imm, index)?;
         let (size, _) = shape(access);
         if is_store(access) {
-            self.check_second_page(va, size * 2)?;
+            self.check_both_pages(va, size * 2)?;
             self.store(bus, access, va, self.regs.x(t))?;
             self.store(bus, access, va.wrapping_add(size), self.regs.x(t2))?;
             self.regs.set_x(n, base);
@@ -170,10 +170,13 @@ impl Core {
     }
 
     /// A store of `size` bytes in parts must not fault on its second page after it wrote the first.
-    fn check_second_page(&mut self, va: u64, size: u64) -> Result<(), Trap> {
-        let last = va.wrapping_add(size - 1);
-        if (va ^ last) & PAGE_MASK != 0 {
-            let _: Place = self.place(last, Intent::Write, self.current_regime())?;
+    fn check_both_pages(&mut self, va: u64, size: u64) -> Result<(), Trap> {
+        let second = va.wrapping_add(size - 1) & PAGE_MASK;
+        if va & PAGE_MASK != second {
+            // The lowest address that faults is the one to report.
+            for page in [va, second] {
+                let _: Place = self.place(page, Intent::Write, self.current_regime())?;
+            }
         }
         Ok(())
     }
@@ -259,7 +262,7 @@ impl Core {
             self.regs.v[usize::from(t & 31)] = first;
             self.regs.v[usize::from(t2 & 31)] = second;
         } else {
-            self.check_second_page(va, size * 2)?;
+            self.check_both_pages(va, size * 2)?;
             self.store_vector(bus, size_log2, va, self.regs.v[usize::from(t & 31)])?;
             self.store_vector(bus, size_log2, va.wrapping_add(size), self.regs.v[usize::from(t2 & 31)])?;
         }
@@ -298,7 +301,7 @@ impl Core {
         let size_log2 = if interleave == 1 && base & 7 == 0 { 3 } else { field(word, 11, 10) };
         let (element_bytes, element_bits) = (1u64 << size_log2, 8u32 << size_log2);
         if !load {
-            self.check_second_page(base, total)?;
+            self.check_both_pages(base, total)?;
         }
         let mut loaded = [0u128; 4];
         let mut va = base;
@@ -342,7 +345,7 @@ impl Core {
         let (n, base, next) = self.structure_base(word, total)?;
         let load = bit(word, 22);
         if !load {
-            self.check_second_page(base, total)?;
+            self.check_both_pages(base, total)?;
         }
         let mask = u128::MAX >> (128 - element_bits);
         let shift = lane * element_bits;

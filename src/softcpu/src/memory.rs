@@ -33,15 +33,15 @@ pub(crate) enum Place {
 }
 
 macro_rules! fast_path {
-    ($value:ty, $load:ident, $store:ident, $page_load:ident, $page_store:ident) => {
+    ($value:ty, $load:ident, $store:ident $(, #[$narrowing:meta])?) => {
         /// Loads at `va` with the rights of the current exception level.
         #[inline(always)]
-        #[expect(clippy::cast_possible_truncation, reason = "the slow path returns a value of this size")]
+        $(#[$narrowing])?
         pub(crate) fn $load(&mut self, bus: &dyn Bus, va: u64) -> Result<$value, Trap> {
             const SIZE: u64 = size_of::<$value>() as u64;
             let entry = self.tlb.entry(self.regime, va);
             if entry.read == self.tlb.tag(self.regime, va, SIZE) {
-                return Ok(entry.page.$page_load(va));
+                return Ok(entry.page.$load(va));
             }
             self.load_slow(bus, va, SIZE, self.current_regime()).map(|value| value as $value)
         }
@@ -52,7 +52,7 @@ macro_rules! fast_path {
             const SIZE: u64 = size_of::<$value>() as u64;
             let entry = self.tlb.entry(self.regime, va);
             if entry.write == self.tlb.tag(self.regime, va, SIZE) {
-                entry.page.$page_store(va, value);
+                entry.page.$store(va, value);
                 return Ok(());
             }
             self.store_slow(bus, va, SIZE, u64::from(value), self.current_regime())
@@ -61,10 +61,10 @@ macro_rules! fast_path {
 }
 
 impl Core {
-    fast_path!(u8, load_u8, store_u8, load_u8, store_u8);
-    fast_path!(u16, load_u16, store_u16, load_u16, store_u16);
-    fast_path!(u32, load_u32, store_u32, load_u32, store_u32);
-    fast_path!(u64, load_u64, store_u64, load_u64, store_u64);
+    fast_path!(u8, load_u8, store_u8, #[expect(clippy::cast_possible_truncation, reason = "the slow path returns this size")]);
+    fast_path!(u16, load_u16, store_u16, #[expect(clippy::cast_possible_truncation, reason = "the slow path returns this size")]);
+    fast_path!(u32, load_u32, store_u32, #[expect(clippy::cast_possible_truncation, reason = "the slow path returns this size")]);
+    fast_path!(u64, load_u64, store_u64);
 
     /// Loads two doublewords: a pair of registers, or a Q register. Not single-copy atomic as a whole.
     #[inline(always)]
@@ -87,8 +87,10 @@ impl Core {
             return Ok(());
         }
         // The second half must not fault after the first was written.
-        if (va ^ va.wrapping_add(15)) & PAGE_MASK != 0 {
-            self.place(va.wrapping_add(15), Intent::Write, self.current_regime())?;
+        let second = va.wrapping_add(15) & PAGE_MASK;
+        if va & PAGE_MASK != second {
+            self.place(va, Intent::Write, self.current_regime())?;
+            self.place(second, Intent::Write, self.current_regime())?;
         }
         self.store_u64(bus, va, low)?;
         self.store_u64(bus, va.wrapping_add(8), high)

@@ -275,7 +275,9 @@ impl Core {
             id::CNTV_TVAL_EL0 => return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Virtual, value, now))),
             id::CNTP_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Physical, value))),
             id::CNTP_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Physical, value))),
-            id::CNTP_TVAL_EL0 => return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Physical, value, now))),
+            id::CNTP_TVAL_EL0 => {
+                return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Physical, value, now)));
+            }
             _ => return self.write_debug(reg, value),
         }
         Ok(After::Nothing)

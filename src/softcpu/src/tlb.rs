@@ -24,11 +24,9 @@ pub(crate) const PAGE_MASK: u64 = !(PAGE_SIZE - 1);
 const INVALID: u64 = u64::MAX;
 /// Position of the context in a tag; the bits below are zero in an aligned access.
 const CONTEXT_SHIFT: u32 = 4;
-/// Context of translations that are the same for every ASID.
-const GLOBAL: u64 = 0;
 /// In the context of a low address at EL1: PSTATE.PAN is clear, user pages may be touched.
 const PAN_CLEAR: u64 = 1 << CONTEXT_SHIFT;
-const FIRST_CONTEXT: u64 = 2;
+const FIRST_CONTEXT: u64 = 0;
 const LAST_CONTEXT: u64 = 252;
 
 const DATA_ENTRIES: usize = 1024;
@@ -70,6 +68,8 @@ pub(crate) struct Tlb {
     fetch_contexts: [u64; 2],
     /// ASIDs by context, from `FIRST_CONTEXT` in steps of two.
     asids: Vec<u32>,
+    /// The context of translations that are the same for every ASID.
+    global_context: u64,
     current_asid: u16,
     /// The context of `current_asid`.
     current_context: u64,
@@ -77,8 +77,57 @@ pub(crate) struct Tlb {
     user_fetch: bool,
     /// Whether only global translations were met at high addresses; then these survive a change of ASID.
     high_is_global: bool,
-    /// Whether an entry spans more than a page.
-    has_blocks: bool,
+    /// Which spans larger than a page were met since the last flush, and roughly where.
+    blocks: BlockFilter,
+}
+
+/// Remembers the blocks that entries are parts of, so that TLBI by address scans the tables only when it may have hit one.
+/// It may say yes wrongly, never no.
+#[derive(Debug)]
+struct BlockFilter {
+    /// Bit n: a span of 2^n bytes was met.
+    spans: u64,
+    /// A hashed set of (span, block number).
+    set: Box<[u64; Self::WORDS]>,
+}
+
+impl BlockFilter {
+    const WORDS: usize = 64;
+
+    fn new() -> Self {
+        Self { spans: 0, set: Box::new([0; Self::WORDS]) }
+    }
+
+    fn clear(&mut self) {
+        if self.spans != 0 {
+            self.spans = 0;
+            self.set.fill(0);
+        }
+    }
+
+    fn insert(&mut self, va: u64, span_log2: u8) {
+        self.spans |= 1 << (span_log2 & 63);
+        let (word, bit) = Self::place(va, span_log2);
+        self.set[word] |= bit;
+    }
+
+    fn may_contain(&self, va: u64) -> bool {
+        let mut spans = self.spans;
+        while spans != 0 {
+            #[expect(clippy::cast_possible_truncation, reason = "a bit index")]
+            let (word, bit) = Self::place(va, spans.trailing_zeros() as u8);
+            if self.set[word] & bit != 0 {
+                return true;
+            }
+            spans &= spans - 1;
+        }
+        false
+    }
+
+    fn place(va: u64, span_log2: u8) -> (usize, u64) {
+        let hash = ((va >> (span_log2 & 63)) ^ u64::from(span_log2)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((hash >> 58) as usize % Self::WORDS, 1 << ((hash >> 52) & 63))
+    }
 }
 
 impl Tlb {
@@ -89,13 +138,14 @@ impl Tlb {
             fetch: Box::new([FetchEntry { tag: INVALID, code: 0, span_log2: 0 }; FETCH_ENTRIES]),
             contexts: [[0; 2]; 2],
             fetch_contexts: [0; 2],
-            asids: Vec::new(),
+            asids: vec![RETIRED],
+            global_context: FIRST_CONTEXT,
             current_asid: 0,
-            current_context: FIRST_CONTEXT,
+            current_context: FIRST_CONTEXT + 2,
             pan: false,
             user_fetch: false,
             high_is_global: true,
-            has_blocks: false,
+            blocks: BlockFilter::new(),
         };
         tlb.renew_context();
         tlb
@@ -157,13 +207,12 @@ impl Tlb {
 
     /// Forgets everything.
     pub fn flush(&mut self) {
-        for entry in self.data.iter_mut().flat_map(|table| table.iter_mut()) {
-            (entry.read, entry.write) = (INVALID, INVALID);
-        }
-        self.flush_fetch();
-        self.asids.clear();
         self.high_is_global = true;
-        self.has_blocks = false;
+        // No number given from now on stands for anything remembered; the tables are emptied when numbers run out.
+        for slot in &mut self.asids {
+            *slot = RETIRED;
+        }
+        self.global_context = self.new_context(RETIRED);
         self.renew_context();
     }
 
@@ -176,7 +225,7 @@ impl Tlb {
 
     /// Forgets the page at `va`, or the block it is part of, for every ASID.
     pub fn flush_page(&mut self, va: u64) {
-        if self.has_blocks {
+        if self.blocks.may_contain(va) {
             for entry in self.data.iter_mut().flat_map(|table| table.iter_mut()) {
                 if (entry.va ^ va) >> entry.span_log2.max(12) == 0 {
                     (entry.read, entry.write) = (INVALID, INVALID);
@@ -214,7 +263,9 @@ impl Tlb {
 
     /// Keeps the invariants that a new entry touches.
     fn note(&mut self, va: u64, span: Span) {
-        self.has_blocks |= u64::from(span.log2) > u64::from(crate::host_memory::PAGE_SHIFT);
+        if u32::from(span.log2) > crate::host_memory::PAGE_SHIFT {
+            self.blocks.insert(va, span.log2);
+        }
         if half(va) == 1 && !span.global && self.high_is_global {
             self.high_is_global = false;
             self.refresh();
@@ -228,7 +279,7 @@ impl Tlb {
 
     fn refresh(&mut self) {
         let context = self.current_context << CONTEXT_SHIFT;
-        let high = if self.high_is_global { GLOBAL } else { context };
+        let high = if self.high_is_global { self.global_context << CONTEXT_SHIFT } else { context };
         let kernel_low = if self.pan { context } else { context | PAN_CLEAR };
         self.contexts = [[context, high], [kernel_low, high]];
         // Bit 0 tells EL0's fetches from EL1's: their rights differ.
@@ -237,11 +288,16 @@ impl Tlb {
     }
 
     fn context_of(&mut self, asid: u16) -> u64 {
-        let position = self.asids.iter().position(|slot| *slot == u32::from(asid)).unwrap_or_else(|| {
-            self.asids.push(u32::from(asid));
-            self.asids.len() - 1
-        });
-        let context = FIRST_CONTEXT + 2 * position as u64;
+        match self.asids.iter().position(|slot| *slot == u32::from(asid)) {
+            Some(position) => number(position),
+            None => self.new_context(u32::from(asid)),
+        }
+    }
+
+    /// A context that nothing in the tables belongs to, for `asid` or (`RETIRED`) for the global translations.
+    fn new_context(&mut self, asid: u32) -> u64 {
+        self.asids.push(asid);
+        let context = number(self.asids.len() - 1);
         if context <= LAST_CONTEXT {
             return context;
         }
@@ -250,21 +306,30 @@ impl Tlb {
             (entry.read, entry.write) = (INVALID, INVALID);
         }
         self.flush_fetch();
+        self.blocks.clear();
         self.asids.clear();
-        self.asids.push(u32::from(asid));
-        FIRST_CONTEXT
+        self.asids.push(RETIRED);
+        self.global_context = number(0);
+        if asid == RETIRED {
+            return self.global_context;
+        }
+        self.asids.push(asid);
+        number(1)
     }
 }
 
-/// Stands in the place of an ASID that was forgotten; no ASID has this value.
+/// The context of the ASID at `position` of `Tlb::asids`.
+const fn number(position: usize) -> u64 {
+    FIRST_CONTEXT + 2 * position as u64
+}
+
+/// Stands in the place of an ASID that was forgotten, and of the global translations; no ASID has this value.
 const RETIRED: u32 = u32::MAX;
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to the table")]
 const fn data_slot(va: u64) -> usize {
     (va >> 12) as usize & (DATA_ENTRIES - 1)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to the table")]
 const fn fetch_slot(va: u64) -> usize {
     (va >> 12) as usize & (FETCH_ENTRIES - 1)
 }
@@ -333,6 +398,21 @@ mod tests {
         tlb.flush_asid(1);
         tlb.select_asid(1);
         assert!(!reads(&tlb, Regime::User, 0x5000));
+    }
+
+    #[test]
+    fn flushing_forgets_global_and_other_asids_pages() {
+        let (mut tlb, page, _memory) = tlb();
+        for round in 0..300 {
+            tlb.select_asid(round % 3);
+            let high = 0xffff_0000_0000_0000;
+            assert!(!reads(&tlb, Regime::Kernel, high) && !reads(&tlb, Regime::User, 0x5000), "round {round}");
+            tlb.insert_data(Regime::Kernel, high, page, true, true, Span { log2: 12, global: true });
+            tlb.insert_data(Regime::User, 0x5000, page, true, true, PAGE);
+            tlb.insert_fetch(high, 1, Span { log2: 12, global: true });
+            tlb.flush();
+            assert_eq!(tlb.fetch(high), None);
+        }
     }
 
     #[test]

@@ -365,7 +365,6 @@ impl Core {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "an offset in a page")]
 const fn page_index(pc: u64) -> usize {
     ((pc & 0xfff) >> 2) as usize
 }

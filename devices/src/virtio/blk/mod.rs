@@ -1,122 +1,157 @@
-//! Block device (§5.2): one worker thread serves every queue, since requests block on the host.
+//! Block device (§5.2): requests on queues, one worker thread a queue, a [`Disk`] behind them.
+//!
+//! A disk's calls block, so each queue has a thread of its own; the driver opens one queue a vCPU. The threads
+//! live from DRIVER_OK to the reset of the device, which waits for the request each is in.
+
+mod request;
+mod worker;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U16, U32, U64};
 
-pub mod disk;
-mod request;
+use self::worker::Worker;
+use super::doorbell::Doorbell;
+use super::spec::blk::{
+    Config, F_BLK_SIZE, F_DISCARD, F_FLUSH, F_MQ, F_RO, F_SEG_MAX, F_TOPOLOGY, F_WRITE_ZEROES, ID_BYTES, SECTOR_BYTES,
+};
+use super::spec::device_id;
+use super::{Activation, VirtioDevice, read_config_from};
 
-pub use disk::{Disk, DiskError, RawDisk};
-
-use super::notify::{self, Notified, Notifier};
-use super::spec::blk::{Config, ID_BYTES, SECTOR, feature};
-use super::{ActivateError, Activation, DeviceType, VirtQueue, VirtioDevice, read_config_bytes};
-
-/// Entries of each queue.
+/// Descriptors of each queue.
 const QUEUE_SIZE: u16 = 256;
-/// Data segments of one request: the chain also holds the header and the status.
+/// Segments of data in one request: a queue's descriptors less header and status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
-/// Bytes of one segment; with `SEG_MAX`, a request stays below 2^32 bytes.
-const SIZE_MAX: u32 = 1 << 20;
-/// Sectors one discard or write-zeroes range may cover (§5.2.6.2).
-pub(super) const MAX_RANGE_SECTORS: u32 = 1 << 22;
-/// Ranges in one discard or write-zeroes request.
-pub(super) const MAX_RANGES: u32 = 16;
-/// The filesystem block of the host: smaller writes cost a read.
-const PHYSICAL_BLOCK_EXP: u8 = 3;
+/// Sectors that one segment of DISCARD or WRITE_ZEROES covers: 1 GiB, so that no request blocks its queue for long.
+const MAX_DISCARD_SECTORS: u32 = 1 << 21;
+/// Segments of one DISCARD or WRITE_ZEROES.
+const MAX_DISCARD_SEGMENTS: u32 = 32;
 
-/// Plain counters of one block device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlkStats {
-    /// Read requests.
-    pub reads: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Write requests.
-    pub writes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Flush requests.
-    pub flushes: u64,
-    /// Discard requests.
-    pub discards: u64,
-    /// Write-zeroes requests.
-    pub write_zeroes: u64,
-    /// Serial number requests.
-    pub get_ids: u64,
-    /// Requests answered with IOERR or UNSUPP.
-    pub errors: u64,
+/// Where a block device's bytes are. Offsets and lengths are multiples of [`Disk::block_bytes`] and inside the disk: the device
+/// checks before it calls. Calls block; several come at once, for ranges that the guest may have chosen to overlap.
+pub trait Disk: Send + Sync {
+    /// Size in sectors of 512 bytes.
+    fn sector_count(&self) -> u64;
+
+    /// The unit of all requests in bytes, a power of two from 512 up: the guest is told (blk_size).
+    fn block_bytes(&self) -> u32;
+
+    /// Whether writes fail.
+    fn is_read_only(&self) -> bool;
+
+    /// Fills `to`, in order, from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// The host's; the content of `to` is then unspecified.
+    fn read_at(&self, offset_bytes: u64, to: &[VolatileSlice<'_>]) -> io::Result<()>;
+
+    /// Writes `from`, in order, from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// The host's; the content of the range is then unspecified.
+    fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>]) -> io::Result<()>;
+
+    /// Makes everything written before durable.
+    ///
+    /// # Errors
+    /// The host's; what was written may be lost.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Gives the space of a range back to the host; its content is then unspecified (here: zero where the host can).
+    ///
+    /// # Errors
+    /// The host's.
+    fn discard(&self, offset_bytes: u64, len_bytes: u64) -> io::Result<()>;
+
+    /// Makes a range read as zero, giving its space back if `unmap` says that it may.
+    ///
+    /// # Errors
+    /// The host's; the content of the range is then unspecified.
+    fn write_zeroes(&self, offset_bytes: u64, len_bytes: u64, unmap: bool) -> io::Result<()>;
 }
 
-/// What does not change while requests are served.
-#[derive(Clone, Copy, Debug)]
-struct Identity {
-    capacity_bytes: u64,
-    read_only: bool,
-    serial: [u8; ID_BYTES],
+/// What one block device did. Names are stable.
+#[derive(Debug, Default)]
+pub struct BlkCounters {
+    /// IN requests.
+    pub reads: AtomicU64,
+    /// OUT requests.
+    pub writes: AtomicU64,
+    /// FLUSH requests.
+    pub flushes: AtomicU64,
+    /// DISCARD and WRITE_ZEROES requests.
+    pub discards: AtomicU64,
+    /// Bytes read by the guest.
+    pub bytes_read: AtomicU64,
+    /// Bytes written by the guest.
+    pub bytes_written: AtomicU64,
+    /// Requests that ended with an error.
+    pub errors: AtomicU64,
+    /// Times a worker woke up.
+    pub wakeups: AtomicU64,
 }
 
-struct Worker {
-    thread: JoinHandle<Box<dyn Disk>>,
-    stop: Arc<AtomicBool>,
-    wake: Notifier,
+impl BlkCounters {
+    fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
 }
 
-/// The device behind a transport.
+/// A block device.
 pub struct Blk {
-    /// Here while no worker has it.
-    disk: Option<Box<dyn Disk>>,
-    worker: Option<Worker>,
-    identity: Identity,
-    queue_sizes: Vec<u16>,
-    stats: Arc<Mutex<BlkStats>>,
+    disk: Arc<dyn Disk>,
+    serial: [u8; ID_BYTES],
+    queue_count: u16,
+    counters: Arc<BlkCounters>,
+    workers: Vec<Option<(Doorbell, JoinHandle<()>)>>,
 }
 
 impl std::fmt::Debug for Blk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Blk").field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("Blk")
+            .field("queue_count", &self.queue_count)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }
 
 impl Blk {
-    /// A block device on `disk` with `queue_count` queues (one per vCPU; at least 1). `serial` is cut off after 20 bytes.
+    /// A device for `disk` with `queue_count` queues (at least 1). `serial` is cut to 20 bytes.
     #[must_use]
-    pub fn new(disk: Box<dyn Disk>, serial: &str, queue_count: u16) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, serial: &str, queue_count: u16) -> Self {
         let mut id = [0; ID_BYTES];
         for (to, from) in id.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
-        let identity = Identity { capacity_bytes: disk.capacity_bytes(), read_only: disk.is_read_only(), serial: id };
-        let queue_sizes = vec![QUEUE_SIZE; usize::from(queue_count.max(1))];
-        Self { disk: Some(disk), worker: None, identity, queue_sizes, stats: Arc::default() }
+        Self { disk, serial: id, queue_count: queue_count.max(1), counters: Arc::default(), workers: Vec::new() }
     }
 
-    /// The counters, which stay readable after the device has moved into its transport.
+    /// What this device does, counted while it does it.
     #[must_use]
-    pub fn stats(&self) -> Arc<Mutex<BlkStats>> {
-        Arc::clone(&self.stats)
+    pub fn counters(&self) -> Arc<BlkCounters> {
+        self.counters.clone()
     }
 
     fn config(&self) -> Config {
+        let block = self.disk.block_bytes();
+        let block_sectors = u32::try_from(u64::from(block) / SECTOR_BYTES).unwrap_or(1);
         Config {
-            capacity: U64::new(self.identity.capacity_bytes / SECTOR),
-            size_max: U32::new(SIZE_MAX),
-            seg_max: U32::new(SEG_MAX),
-            blk_size: U32::new(512),
-            physical_block_exp: PHYSICAL_BLOCK_EXP,
-            min_io_size: U16::new(1 << PHYSICAL_BLOCK_EXP),
-            num_queues: U16::new(u16::try_from(self.queue_sizes.len()).unwrap_or(u16::MAX)),
-            max_discard_sectors: U32::new(MAX_RANGE_SECTORS),
-            max_discard_seg: U32::new(MAX_RANGES),
-            discard_sector_alignment: U32::new(1 << PHYSICAL_BLOCK_EXP),
-            max_write_zeroes_sectors: U32::new(MAX_RANGE_SECTORS),
-            max_write_zeroes_seg: U32::new(MAX_RANGES),
+            capacity: self.disk.sector_count().into(),
+            seg_max: SEG_MAX.into(),
+            blk_size: block.into(),
+            // A 4 KiB physical block: what host file systems work with.
+            physical_block_exp: u8::try_from((4096 / block).checked_ilog2().unwrap_or(0)).unwrap_or(0),
+            min_io_size: u16::try_from(4096 / block).unwrap_or(1).max(1).into(),
+            num_queues: self.queue_count.into(),
+            max_discard_sectors: MAX_DISCARD_SECTORS.into(),
+            max_discard_seg: MAX_DISCARD_SEGMENTS.into(),
+            discard_sector_alignment: block_sectors.max(8).into(),
+            max_write_zeroes_sectors: MAX_DISCARD_SECTORS.into(),
+            max_write_zeroes_seg: MAX_DISCARD_SEGMENTS.into(),
             write_zeroes_may_unmap: 1,
             ..Config::default()
         }
@@ -124,62 +159,65 @@ impl Blk {
 }
 
 impl VirtioDevice for Blk {
-    fn device_type(&self) -> DeviceType {
-        DeviceType::Block
+    fn device_id(&self) -> u32 {
+        device_id::BLOCK
     }
 
     fn features(&self) -> u64 {
-        let common =
-            feature::SIZE_MAX | feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH | feature::TOPOLOGY | feature::MQ;
-        let writes = if self.identity.read_only { feature::RO } else { feature::DISCARD | feature::WRITE_ZEROES };
-        common | writes
+        let always = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_MQ;
+        always | if self.disk.is_read_only() { F_RO } else { F_DISCARD | F_WRITE_ZEROES }
     }
 
-    fn queue_max_sizes(&self) -> &[u16] {
-        &self.queue_sizes
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; usize::from(self.queue_count)]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(self.config().as_bytes(), offset, data);
+        read_config_from(self.config().as_bytes(), offset, data);
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {
-        // Only `writeback` is writable, and it is not offered.
+        // `writeback` is writable with CONFIG_WCE only, which is not offered.
     }
 
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.reset();
-        let queues: Vec<_> = activation.queues.into_iter().flatten().collect();
-        if queues.is_empty() {
-            return Err(ActivateError::MissingQueue { index: 0 });
+    fn config_generation(&self) -> u32 {
+        0
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        for (queue, index) in activation.queues.into_iter().zip(0u32..) {
+            self.workers.push(queue.and_then(|queue| {
+                let bell = Doorbell::new();
+                let worker = Worker::new(queue, self.disk.clone(), self.serial, self.counters.clone());
+                let answered = bell.clone();
+                let thread =
+                    std::thread::Builder::new().name(format!("blk-{index}")).spawn(move || worker.run(&answered));
+                match thread {
+                    Ok(thread) => Some((bell, thread)),
+                    Err(error) => {
+                        tracing::error!("cannot start a thread for a disk's queue: {error}");
+                        activation.interrupt.needs_reset();
+                        None
+                    }
+                }
+            }));
         }
-        let (wake, woken) = notify::pair().map_err(ActivateError::Host)?;
-        let disk = self.disk.take().ok_or_else(|| ActivateError::Host(io::ErrorKind::NotFound.into()))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut serving = Serving {
-            disk,
-            queues,
-            woken,
-            stop: Arc::clone(&stop),
-            executor: request::Executor::new(self.identity, activation.memory),
-            stats: Arc::clone(&self.stats),
-        };
-        let spawned = std::thread::Builder::new().name("virtio-blk".into()).spawn(move || {
-            serving.run();
-            serving.disk
-        });
-        let thread = spawned.map_err(ActivateError::Host)?;
-        self.worker = Some(Worker { thread, stop, wake });
-        Ok(())
+    }
+
+    fn notify(&mut self, index: u16) {
+        if let Some(Some((bell, _))) = self.workers.get(usize::from(index)) {
+            bell.ring();
+        }
     }
 
     fn reset(&mut self) {
-        let Some(Worker { thread, stop, wake }) = self.worker.take() else { return };
-        stop.store(true, Ordering::SeqCst);
-        wake.notify();
-        match thread.join() {
-            Ok(disk) => self.disk = Some(disk),
-            Err(_) => tracing::error!("virtio-blk: worker panicked; the disk is gone"),
+        for (bell, _) in self.workers.iter().flatten() {
+            bell.stop();
+        }
+        for (_, thread) in self.workers.drain(..).flatten() {
+            if thread.join().is_err() {
+                tracing::error!("a disk's worker thread panicked");
+            }
         }
     }
 }
@@ -190,54 +228,5 @@ impl Drop for Blk {
     }
 }
 
-/// What the worker thread owns.
-struct Serving {
-    disk: Box<dyn Disk>,
-    queues: Vec<VirtQueue>,
-    woken: Notified,
-    stop: Arc<AtomicBool>,
-    executor: request::Executor,
-    stats: Arc<Mutex<BlkStats>>,
-}
-
-impl Serving {
-    fn run(&mut self) {
-        while !self.stop.load(Ordering::SeqCst) {
-            let mut again = false;
-            for queue in &mut self.queues {
-                queue.notified().take();
-                again |= serve(queue, &mut self.executor, self.disk.as_mut());
-            }
-            *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.executor.stats;
-            if again {
-                continue;
-            }
-            let mut waits: Vec<_> = self.queues.iter().map(|q| PollFd::new(q.notified(), PollFlags::IN)).collect();
-            waits.push(PollFd::new(&self.woken, PollFlags::IN));
-            if let Err(error) = poll(&mut waits, None)
-                && error != rustix::io::Errno::INTR
-            {
-                tracing::error!("virtio-blk: {error}");
-                return;
-            }
-        }
-    }
-}
-
-/// Serves at most one ring's worth. True if there may be more.
-fn serve(queue: &mut VirtQueue, executor: &mut request::Executor, disk: &mut dyn Disk) -> bool {
-    queue.disable_notification();
-    for _ in 0..queue.size() {
-        let Some(mut chain) = queue.pop() else {
-            queue.signal();
-            return queue.enable_notification();
-        };
-        match executor.execute(&mut chain, disk) {
-            Ok(()) => queue.complete(chain),
-            Err(error) => queue.fail(chain, &error),
-        }
-        // Each request blocks on the host, so its completion does not wait for those behind it.
-        queue.signal();
-    }
-    !queue.is_failed()
-}
+#[cfg(test)]
+mod tests;

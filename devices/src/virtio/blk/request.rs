@@ -1,147 +1,126 @@
-//! One request (§5.2.6): header, data, status. Parsed once, bounds checked once, then executed.
+//! A block request: parsed once, decided, then done (§5.2.6).
 
-use std::io;
-use std::sync::Arc;
-
-use zerocopy::{FromZeros, IntoBytes};
-
-use super::{BlkStats, Disk, Identity, MAX_RANGE_SECTORS, MAX_RANGES};
 use crate::virtio::GuestMemory;
-use crate::virtio::queue::{Chain, QueueError};
-use crate::virtio::spec::blk::{Range, RequestHeader, SECTOR, request, status};
+use crate::virtio::chain::{Chain, ChainError};
+use crate::virtio::spec::blk::{DiscardSegment, RequestHeader, SECTOR_BYTES, WRITE_ZEROES_UNMAP, request_type, status};
 
-/// Bit 0 of a range's flags (§5.2.6).
-const FLAG_UNMAP: u32 = 1;
+use super::{Disk, MAX_DISCARD_SEGMENTS};
 
-/// Why a request failed, which the driver learns from the status byte.
-#[derive(Debug, thiserror::Error)]
-enum RequestError {
-    #[error("the range is not on the disk")]
-    OutOfRange,
-    #[error("the disk is read-only")]
+/// A range of the disk, in bytes, checked to lie inside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub offset_bytes: u64,
+    pub len_bytes: u64,
+}
+
+/// What the driver asks for, with every bound checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Read(Range),
+    Write(Range),
+    Flush,
+    GetId,
+    Discard(Vec<Range>),
+    /// Each range with the driver's leave to deallocate it.
+    WriteZeroes(Vec<(Range, bool)>),
+}
+
+/// Why a request is refused; the driver sees one byte of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("range is outside the disk or not a multiple of its blocks")]
+    Range,
+    #[error("disk is read-only")]
     ReadOnly,
-    #[error("unsupported request")]
-    Unsupported,
+    #[error("request type {0} is not supported")]
+    Unsupported(u32),
+    #[error("segments are malformed, too many or too long")]
+    Segments,
     #[error("host I/O failed")]
-    Host(#[from] io::Error),
-    #[error("broken chain")]
-    Chain(#[from] QueueError),
+    Io,
 }
 
-/// Executes requests and counts them.
-pub(super) struct Executor {
-    identity: Identity,
-    memory: Arc<GuestMemory>,
-    pub(super) stats: BlkStats,
+impl RequestError {
+    /// The status byte that says so.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Unsupported(_) => status::UNSUPP,
+            Self::Range | Self::ReadOnly | Self::Segments | Self::Io => status::IOERR,
+        }
+    }
 }
 
-impl Executor {
-    pub(super) fn new(identity: Identity, memory: Arc<GuestMemory>) -> Self {
-        Self { identity, memory, stats: BlkStats::default() }
-    }
-
-    /// Executes the request in `chain` and writes its status.
-    ///
-    /// # Errors
-    /// The chain has no room for a header and a status, or a buffer outside memory: the driver broke the protocol.
-    pub(super) fn execute(&mut self, chain: &mut Chain, disk: &mut dyn Disk) -> Result<(), QueueError> {
-        let status_byte = chain.take_status()?;
-        let mut header = RequestHeader::new_zeroed();
-        chain.read(header.as_mut_bytes())?;
-        let status = match self.perform(header, chain, disk) {
-            Ok(()) => status::OK,
-            Err(RequestError::Chain(error)) => return Err(error),
-            Err(error) => {
-                self.stats.errors += 1;
-                tracing::debug!("virtio-blk: {header:?}: {error}");
-                if matches!(error, RequestError::Unsupported) { status::UNSUPP } else { status::IOERR }
-            }
-        };
-        chain.write_status(status_byte, status)
-    }
-
-    fn perform(&mut self, header: RequestHeader, chain: &mut Chain, disk: &mut dyn Disk) -> Result<(), RequestError> {
-        let memory = Arc::clone(&self.memory);
-        match header.kind.get() {
-            request::IN => {
-                let len = chain.writable_len();
-                let offset = self.offset(header.sector.get(), len)?;
-                disk.read_at(offset, &mut chain.write_slices(&memory, len)?)?;
-                self.stats.reads += 1;
-                self.stats.read_bytes += len;
-            }
-            request::OUT => {
-                let len = chain.readable_len();
-                self.check_writable()?;
-                let offset = self.offset(header.sector.get(), len)?;
-                disk.write_at(offset, &chain.read_slices(&memory, len)?)?;
-                self.stats.writes += 1;
-                self.stats.written_bytes += len;
-            }
-            request::FLUSH => {
-                disk.flush()?;
-                self.stats.flushes += 1;
-            }
-            request::GET_ID => {
-                let len = chain.writable_len().min(self.identity.serial.len() as u64);
-                let len = usize::try_from(len).unwrap_or_default();
-                chain.write(self.identity.serial.get(..len).unwrap_or_default())?;
-                self.stats.get_ids += 1;
-            }
-            request::DISCARD => {
-                for (offset, len, _) in self.ranges(chain, false)? {
-                    disk.discard(offset, len)?;
+impl Request {
+    /// Reads the request of `chain`: the outer error is a driver that broke the protocol, the inner one a request to refuse.
+    pub fn parse(
+        chain: &Chain,
+        memory: &GuestMemory,
+        disk: &dyn Disk,
+    ) -> Result<Result<Self, RequestError>, ChainError> {
+        let mut reader = chain.reader(memory);
+        let header: RequestHeader = reader.read_object()?;
+        // The last writable byte is the status; a chain without one cannot be answered.
+        let writable = chain.writer(memory).len().checked_sub(1).ok_or(ChainError::TooShort)?;
+        let (kind, sector) = (header.kind.get(), header.sector.get());
+        let writes = !matches!(kind, request_type::IN | request_type::FLUSH | request_type::GET_ID);
+        if writes && disk.is_read_only() {
+            return Ok(Err(RequestError::ReadOnly));
+        }
+        Ok(match kind {
+            request_type::IN => range(sector, writable, disk).map(Self::Read),
+            request_type::OUT => range(sector, reader.len(), disk).map(Self::Write),
+            request_type::FLUSH => Ok(Self::Flush),
+            request_type::GET_ID => Ok(Self::GetId),
+            request_type::DISCARD | request_type::WRITE_ZEROES => {
+                let bytes = reader.len();
+                let count = bytes / size_of::<DiscardSegment>() as u64;
+                if !bytes.is_multiple_of(size_of::<DiscardSegment>() as u64)
+                    || !(1..=u64::from(MAX_DISCARD_SEGMENTS)).contains(&count)
+                {
+                    return Ok(Err(RequestError::Segments));
                 }
-                self.stats.discards += 1;
-            }
-            request::WRITE_ZEROES => {
-                for (offset, len, may_unmap) in self.ranges(chain, true)? {
-                    disk.write_zeroes(offset, len, may_unmap)?;
+                let mut segments = Vec::new();
+                for _ in 0..count {
+                    segments.push(reader.read_object::<DiscardSegment>()?);
                 }
-                self.stats.write_zeroes += 1;
+                if kind == request_type::DISCARD { discard(&segments, disk) } else { write_zeroes(&segments, disk) }
             }
-            _ => return Err(RequestError::Unsupported),
-        }
-        Ok(())
+            other => Err(RequestError::Unsupported(other)),
+        })
     }
+}
 
-    fn check_writable(&self) -> Result<(), RequestError> {
-        // §5.2.6.2: MUST fail a write with IOERR if the disk is read-only.
-        if self.identity.read_only { Err(RequestError::ReadOnly) } else { Ok(()) }
-    }
+/// `len_bytes` from `sector` on, if that is whole blocks inside the disk.
+fn range(sector: u64, len_bytes: u64, disk: &dyn Disk) -> Result<Range, RequestError> {
+    let block = u64::from(disk.block_bytes());
+    let offset_bytes = sector.checked_mul(SECTOR_BYTES).ok_or(RequestError::Range)?;
+    let end = offset_bytes.checked_add(len_bytes).ok_or(RequestError::Range)?;
+    let size = disk.sector_count().saturating_mul(SECTOR_BYTES);
+    let whole = offset_bytes.is_multiple_of(block) && len_bytes.is_multiple_of(block);
+    if whole && end <= size { Ok(Range { offset_bytes, len_bytes }) } else { Err(RequestError::Range) }
+}
 
-    /// The byte offset of `sector`, if `len` bytes from there are whole sectors on the disk.
-    fn offset(&self, sector: u64, len: u64) -> Result<u64, RequestError> {
-        let offset = sector.checked_mul(SECTOR).ok_or(RequestError::OutOfRange)?;
-        let end = offset.checked_add(len).ok_or(RequestError::OutOfRange)?;
-        if len % SECTOR != 0 || end > self.identity.capacity_bytes {
-            return Err(RequestError::OutOfRange);
-        }
-        Ok(offset)
+fn segment_range(segment: &DiscardSegment, disk: &dyn Disk) -> Result<Range, RequestError> {
+    let sector_count = segment.sector_count.get();
+    if sector_count > super::MAX_DISCARD_SECTORS {
+        return Err(RequestError::Segments);
     }
+    range(segment.sector.get(), u64::from(sector_count) * SECTOR_BYTES, disk)
+}
 
-    /// The ranges of a discard or write-zeroes request, all checked before any is touched.
-    fn ranges(&self, chain: &mut Chain, unmap_allowed: bool) -> Result<Vec<(u64, u64, bool)>, RequestError> {
-        self.check_writable()?;
-        let len = chain.readable_len();
-        if len == 0 || len % size_of::<Range>() as u64 != 0 || len / size_of::<Range>() as u64 > u64::from(MAX_RANGES) {
-            return Err(RequestError::OutOfRange);
-        }
-        let mut ranges = Vec::new();
-        while chain.readable_len() != 0 {
-            let mut range = Range::new_zeroed();
-            chain.read(range.as_mut_bytes())?;
-            let (sectors, flags) = (range.num_sectors.get(), range.flags.get());
-            // §5.2.6.2: unknown flags, and unmap in a discard, MUST be answered with UNSUPP.
-            if flags & !FLAG_UNMAP != 0 || (flags != 0 && !unmap_allowed) {
-                return Err(RequestError::Unsupported);
-            }
-            if sectors > MAX_RANGE_SECTORS {
-                return Err(RequestError::OutOfRange);
-            }
-            let len = u64::from(sectors) * SECTOR;
-            ranges.push((self.offset(range.sector.get(), len)?, len, flags & FLAG_UNMAP != 0));
-        }
-        Ok(ranges)
+fn discard(segments: &[DiscardSegment], disk: &dyn Disk) -> Result<Request, RequestError> {
+    // "the device MUST set status to UNSUPP … if the unmap bit is set" for a discard; so are unknown flags (§5.2.6.2).
+    if segments.iter().any(|segment| segment.flags.get() != 0) {
+        return Err(RequestError::Unsupported(request_type::DISCARD));
     }
+    segments.iter().map(|segment| segment_range(segment, disk)).collect::<Result<_, _>>().map(Request::Discard)
+}
+
+fn write_zeroes(segments: &[DiscardSegment], disk: &dyn Disk) -> Result<Request, RequestError> {
+    if segments.iter().any(|segment| segment.flags.get() & !WRITE_ZEROES_UNMAP != 0) {
+        return Err(RequestError::Unsupported(request_type::WRITE_ZEROES));
+    }
+    let with_leave =
+        |segment: &DiscardSegment| Ok((segment_range(segment, disk)?, segment.flags.get() & WRITE_ZEROES_UNMAP != 0));
+    segments.iter().map(with_leave).collect::<Result<_, _>>().map(Request::WriteZeroes)
 }

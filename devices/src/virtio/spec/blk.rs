@@ -1,89 +1,87 @@
-//! Block device (§5.2).
+//! Block device, §5.2.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of a sector, whatever `blk_size` says (§5.2.4).
-pub const SECTOR: u64 = 512;
-/// Bytes of the answer to `GET_ID` (§5.2.6).
-pub const ID_BYTES: usize = 20;
+/// Bytes of a sector, the unit of all addresses (§5.2.4).
+pub const SECTOR_BYTES: u64 = 512;
 
-/// Feature bits (§5.2.3), as masks.
-pub mod feature {
-    /// `size_max` is valid.
-    pub const SIZE_MAX: u64 = 1 << 1;
-    /// `seg_max` is valid.
-    pub const SEG_MAX: u64 = 1 << 2;
-    /// The disk is read-only.
-    pub const RO: u64 = 1 << 5;
-    /// `blk_size` is valid.
-    pub const BLK_SIZE: u64 = 1 << 6;
-    /// There is a flush command.
-    pub const FLUSH: u64 = 1 << 9;
-    /// The topology fields are valid.
-    pub const TOPOLOGY: u64 = 1 << 10;
-    /// There are `num_queues` queues.
-    pub const MQ: u64 = 1 << 12;
-    /// There is a discard command.
-    pub const DISCARD: u64 = 1 << 13;
-    /// There is a write-zeroes command.
-    pub const WRITE_ZEROES: u64 = 1 << 14;
-}
+/// §5.2.3: `seg_max` is valid.
+pub const F_SEG_MAX: u64 = 1 << 2;
+/// §5.2.3: the device is read-only.
+pub const F_RO: u64 = 1 << 5;
+/// §5.2.3: `blk_size` is valid.
+pub const F_BLK_SIZE: u64 = 1 << 6;
+/// §5.2.3: FLUSH is supported.
+pub const F_FLUSH: u64 = 1 << 9;
+/// §5.2.3: `topology` is valid.
+pub const F_TOPOLOGY: u64 = 1 << 10;
+/// §5.2.3: `num_queues` is valid.
+pub const F_MQ: u64 = 1 << 12;
+/// §5.2.3: DISCARD is supported.
+pub const F_DISCARD: u64 = 1 << 13;
+/// §5.2.3: WRITE_ZEROES is supported.
+pub const F_WRITE_ZEROES: u64 = 1 << 14;
 
-/// Request types (§5.2.6).
-pub mod request {
+/// §5.2.6: request types.
+pub mod request_type {
     /// Read sectors.
     pub const IN: u32 = 0;
     /// Write sectors.
     pub const OUT: u32 = 1;
     /// Make completed writes durable.
     pub const FLUSH: u32 = 4;
-    /// Return the serial.
+    /// Read the serial number.
     pub const GET_ID: u32 = 8;
-    /// Forget the content of ranges.
+    /// Forget the content of sectors.
     pub const DISCARD: u32 = 11;
-    /// Fill ranges with zeroes.
+    /// Write zeroes to sectors.
     pub const WRITE_ZEROES: u32 = 13;
 }
 
-/// Status bytes (§5.2.6).
+/// §5.2.6: values of the status byte.
 pub mod status {
     /// Done.
     pub const OK: u8 = 0;
-    /// Failed.
+    /// The request failed.
     pub const IOERR: u8 = 1;
-    /// Not a request this device knows.
+    /// The device does not support the request.
     pub const UNSUPP: u8 = 2;
 }
 
-/// `struct virtio_blk_req` without its data and status (§5.2.6).
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Bytes of the serial number that GET_ID returns (§5.2.6).
+pub const ID_BYTES: usize = 20;
+/// `flags` of a WRITE_ZEROES segment: the device may deallocate.
+pub const WRITE_ZEROES_UNMAP: u32 = 1;
+
+/// §5.2.6: what a request begins with.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RequestHeader {
-    /// One of [`request`].
+    /// One of [`request_type`].
     pub kind: U32,
-    /// Zero.
+    /// Reserved.
     pub reserved: U32,
-    /// First sector of a read or write.
+    /// First sector, of IN and OUT.
     pub sector: U64,
 }
 
-/// `struct virtio_blk_discard_write_zeroes` (§5.2.6).
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// §5.2.6: a segment of DISCARD and WRITE_ZEROES.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Range {
+pub struct DiscardSegment {
     /// First sector.
     pub sector: U64,
     /// Number of sectors.
-    pub num_sectors: U32,
-    /// Bit 0: `unmap`, for write-zeroes only.
+    pub sector_count: U32,
+    /// [`WRITE_ZEROES_UNMAP`] or zero.
     pub flags: U32,
 }
 
-/// `struct virtio_blk_config` (§5.2.4), up to the write-zeroes fields.
+/// §5.2.4: the configuration space, up to write_zeroes_may_unmap.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-#[expect(missing_docs, reason = "the names are those of §5.2.4")]
+#[expect(missing_docs, reason = "the names of §5.2.4")]
 pub struct Config {
     pub capacity: U64,
     pub size_max: U32,
@@ -109,5 +107,5 @@ pub struct Config {
 }
 
 const _: () = assert!(size_of::<RequestHeader>() == 16);
-const _: () = assert!(size_of::<Range>() == 16);
+const _: () = assert!(size_of::<DiscardSegment>() == 16);
 const _: () = assert!(size_of::<Config>() == 60);

@@ -1,98 +1,105 @@
-//! The register map of virtio over MMIO, version 2 (§4.2.2).
+//! Registers of virtio over MMIO, §4.2.2, version 2.
 
-/// `MagicValue`: "virt".
+use crate::bus::AccessError;
+
+/// MagicValue: "virt".
 pub const MAGIC: u32 = 0x7472_6976;
-/// `Version` of the interface that is not legacy.
+/// Version: not legacy.
 pub const VERSION: u32 = 2;
-/// `VendorID`: "MVMM".
-pub const VENDOR: u32 = 0x4d4d_564d;
-/// Where device-specific configuration begins.
+/// VendorID: "mVMM".
+pub const VENDOR: u32 = 0x4d4d_566d;
+/// First offset of the configuration space.
 pub const CONFIG: u64 = 0x100;
-/// Bytes of one device's register window.
-pub const WINDOW: u64 = 0x1000;
+/// Size of a device's range, in bytes.
+pub const RANGE_BYTES: u64 = 0x1000;
 
-/// `InterruptStatus` bit: a used buffer.
-pub const INT_VRING: u32 = 1;
-/// `InterruptStatus` bit: configuration or device status changed.
-pub const INT_CONFIG: u32 = 2;
+/// InterruptStatus: buffers were used.
+pub const INTERRUPT_USED: u32 = 1;
+/// InterruptStatus: the configuration changed, or the device needs a reset.
+pub const INTERRUPT_CONFIG: u32 = 2;
 
-/// A 32-bit register, by its offset.
+/// A register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-#[expect(missing_docs, reason = "the names are those of table 4.1")]
+#[expect(missing_docs, reason = "the names of §4.2.2 table 4.1")]
 pub enum Register {
-    MagicValue = 0x000,
-    Version = 0x004,
-    DeviceId = 0x008,
-    VendorId = 0x00c,
-    DeviceFeatures = 0x010,
-    DeviceFeaturesSel = 0x014,
-    DriverFeatures = 0x020,
-    DriverFeaturesSel = 0x024,
-    QueueSel = 0x030,
-    QueueSizeMax = 0x034,
-    QueueSize = 0x038,
-    QueueReady = 0x044,
-    QueueNotify = 0x050,
-    InterruptStatus = 0x060,
-    InterruptAck = 0x064,
-    Status = 0x070,
-    QueueDescLow = 0x080,
-    QueueDescHigh = 0x084,
-    QueueDriverLow = 0x090,
-    QueueDriverHigh = 0x094,
-    QueueDeviceLow = 0x0a0,
-    QueueDeviceHigh = 0x0a4,
-    ShmSel = 0x0ac,
-    ShmLenLow = 0x0b0,
-    ShmLenHigh = 0x0b4,
-    ShmBaseLow = 0x0b8,
-    ShmBaseHigh = 0x0bc,
-    ConfigGeneration = 0x0fc,
+    MagicValue,
+    Version,
+    DeviceId,
+    VendorId,
+    DeviceFeatures,
+    DeviceFeaturesSel,
+    DriverFeatures,
+    DriverFeaturesSel,
+    QueueSel,
+    QueueSizeMax,
+    QueueSize,
+    QueueReady,
+    QueueNotify,
+    InterruptStatus,
+    InterruptAck,
+    Status,
+    QueueDescLow,
+    QueueDescHigh,
+    QueueDriverLow,
+    QueueDriverHigh,
+    QueueDeviceLow,
+    QueueDeviceHigh,
+    ShmSel,
+    /// SHMLenLow, SHMLenHigh, SHMBaseLow, SHMBaseHigh.
+    Shm,
+    QueueReset,
+    ConfigGeneration,
+    /// Offset into the configuration space.
+    Config(u64),
 }
 
 impl Register {
-    /// Every register.
-    pub const ALL: [Self; 28] = [
-        Self::MagicValue,
-        Self::Version,
-        Self::DeviceId,
-        Self::VendorId,
-        Self::DeviceFeatures,
-        Self::DeviceFeaturesSel,
-        Self::DriverFeatures,
-        Self::DriverFeaturesSel,
-        Self::QueueSel,
-        Self::QueueSizeMax,
-        Self::QueueSize,
-        Self::QueueReady,
-        Self::QueueNotify,
-        Self::InterruptStatus,
-        Self::InterruptAck,
-        Self::Status,
-        Self::QueueDescLow,
-        Self::QueueDescHigh,
-        Self::QueueDriverLow,
-        Self::QueueDriverHigh,
-        Self::QueueDeviceLow,
-        Self::QueueDeviceHigh,
-        Self::ShmSel,
-        Self::ShmLenLow,
-        Self::ShmLenHigh,
-        Self::ShmBaseLow,
-        Self::ShmBaseHigh,
-        Self::ConfigGeneration,
-    ];
-
-    /// The register at `offset`.
-    #[must_use]
-    pub fn at(offset: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| r.offset() == offset)
-    }
-
-    /// Its distance from the start of the window, in bytes.
-    #[must_use]
-    pub const fn offset(self) -> u64 {
-        self as u64
+    /// The register at `offset` for an access of `len` bytes: 4, aligned, but in the configuration space (§4.2.2.2).
+    ///
+    /// # Errors
+    /// [`AccessError`] for an offset without a register, or another width or alignment.
+    pub fn decode(offset: u64, len: usize) -> Result<Self, AccessError> {
+        if let Some(config) = offset.checked_sub(CONFIG) {
+            return match len {
+                1 | 2 | 4 | 8 if config.is_multiple_of(len as u64) => Ok(Self::Config(config)),
+                1 | 2 | 4 | 8 => Err(AccessError::Unaligned),
+                _ => Err(AccessError::InvalidSize),
+            };
+        }
+        if len != 4 {
+            return Err(AccessError::InvalidSize);
+        }
+        if !offset.is_multiple_of(4) {
+            return Err(AccessError::Unaligned);
+        }
+        Ok(match offset {
+            0x000 => Self::MagicValue,
+            0x004 => Self::Version,
+            0x008 => Self::DeviceId,
+            0x00c => Self::VendorId,
+            0x010 => Self::DeviceFeatures,
+            0x014 => Self::DeviceFeaturesSel,
+            0x020 => Self::DriverFeatures,
+            0x024 => Self::DriverFeaturesSel,
+            0x030 => Self::QueueSel,
+            0x034 => Self::QueueSizeMax,
+            0x038 => Self::QueueSize,
+            0x044 => Self::QueueReady,
+            0x050 => Self::QueueNotify,
+            0x060 => Self::InterruptStatus,
+            0x064 => Self::InterruptAck,
+            0x070 => Self::Status,
+            0x080 => Self::QueueDescLow,
+            0x084 => Self::QueueDescHigh,
+            0x090 => Self::QueueDriverLow,
+            0x094 => Self::QueueDriverHigh,
+            0x0a0 => Self::QueueDeviceLow,
+            0x0a4 => Self::QueueDeviceHigh,
+            0x0ac => Self::ShmSel,
+            0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => Self::Shm,
+            0x0c0 => Self::QueueReset,
+            0x0fc => Self::ConfigGeneration,
+            _ => return Err(AccessError::InvalidRegister),
+        })
     }
 }

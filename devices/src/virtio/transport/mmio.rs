@@ -1,14 +1,12 @@
-//! Virtio over MMIO, version 2 (§4.2): 32-bit registers below 0x100, device configuration above.
+//! Virtio over MMIO (§4.2): registers in, [`Core`](super::Core) calls out.
 
-use std::sync::Arc;
-
-use super::core::{Core, QueueSetup};
+use super::{Area, Core, TransportCounters};
 use crate::bus::{AccessError, MmioDevice};
 use crate::irq::IrqLine;
-use crate::virtio::spec::mmio::{self, Register};
-use crate::virtio::{GuestMemory, InterruptStats, VirtioDevice};
+use crate::virtio::spec::mmio::{MAGIC, Register, VENDOR, VERSION};
+use crate::virtio::{GuestMemory, VirtioDevice};
 
-/// One virtio device on the MMIO bus.
+/// One virtio device as a range of registers.
 pub struct MmioTransport {
     core: Core,
     device_features_sel: u32,
@@ -19,153 +17,102 @@ pub struct MmioTransport {
 impl std::fmt::Debug for MmioTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MmioTransport")
-            .field("device", &self.core.device.device_type())
+            .field("device_id", &self.core.device_ref().device_id())
             .field("status", &self.core.status())
             .finish_non_exhaustive()
     }
 }
 
 impl MmioTransport {
-    /// Puts `device` behind a register window of [`mmio::WINDOW`] bytes.
+    /// Puts `device` behind registers. Its queues are in `memory`, its interrupt drives `line`, level-sensitive.
     #[must_use]
-    pub fn new(device: Box<dyn VirtioDevice>, memory: Arc<GuestMemory>, line: IrqLine) -> Self {
-        let core = Core::new(device, memory, line);
-        Self { core, device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 }
+    pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemory, line: IrqLine) -> Self {
+        Self { core: Core::new(device, memory, line), device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 }
     }
 
-    /// The interrupt counters.
+    /// What the device did so far.
     #[must_use]
-    pub fn interrupt_stats(&self) -> InterruptStats {
-        self.core.interrupt.stats()
+    pub fn counters(&self) -> TransportCounters {
+        self.core.counters()
     }
 
-    fn read_register(&self, register: Register) -> Result<u32, AccessError> {
-        let queue = usize::try_from(self.queue_sel).ok().and_then(|index| self.core.queues.get(index));
-        Ok(match register {
-            Register::MagicValue => mmio::MAGIC,
-            Register::Version => mmio::VERSION,
-            Register::DeviceId => self.core.device.device_type() as u32,
-            Register::VendorId => mmio::VENDOR,
-            Register::DeviceFeatures => match self.device_features_sel {
-                0 => low(self.core.offered_features()),
-                1 => high(self.core.offered_features()),
-                _ => 0,
-            },
-            // Zero: there is no such queue (§4.2.2).
-            Register::QueueSizeMax => queue.map_or(0, |queue| u32::from(queue.max_size)),
-            Register::QueueReady => queue.map_or(0, |queue| u32::from(queue.ready)),
-            Register::InterruptStatus => self.core.interrupt.status(),
-            Register::Status => u32::from(self.core.status()),
-            // All ones: there is no such region (§4.2.2).
-            Register::ShmLenLow | Register::ShmLenHigh | Register::ShmBaseLow | Register::ShmBaseHigh => u32::MAX,
-            Register::ConfigGeneration => self.core.device.config_generation(),
-            _ => return Err(AccessError::InvalidRegister),
-        })
-    }
-
-    fn write_register(&mut self, register: Register, value: u32) -> Result<(), AccessError> {
-        match register {
-            Register::DeviceFeaturesSel => self.device_features_sel = value,
-            Register::DriverFeaturesSel => self.driver_features_sel = value,
-            Register::DriverFeatures => match self.driver_features_sel {
-                0 => self.core.write_features(false, value),
-                1 => self.core.write_features(true, value),
-                _ => {}
-            },
-            Register::QueueSel => self.queue_sel = value,
-            Register::QueueReady => self.set_queue_ready(value),
-            Register::QueueNotify => self.core.notify(value),
-            Register::InterruptAck => self.core.interrupt.acknowledge(value),
-            // Bits above the byte do not exist; without this, writing 0x100 would be a reset.
-            Register::Status => {
-                if let Ok(status) = u8::try_from(value) {
-                    self.core.write_status(status);
-                }
-            }
-            Register::ShmSel => {}
-            Register::QueueSize => self.configure(|queue| queue.size = value),
-            Register::QueueDescLow => self.configure(|queue| set_low(&mut queue.desc, value)),
-            Register::QueueDescHigh => self.configure(|queue| set_high(&mut queue.desc, value)),
-            Register::QueueDriverLow => self.configure(|queue| set_low(&mut queue.driver, value)),
-            Register::QueueDriverHigh => self.configure(|queue| set_high(&mut queue.driver, value)),
-            Register::QueueDeviceLow => self.configure(|queue| set_low(&mut queue.device, value)),
-            Register::QueueDeviceHigh => self.configure(|queue| set_high(&mut queue.device, value)),
-            _ => return Err(AccessError::InvalidRegister),
-        }
-        Ok(())
-    }
-
-    /// Changes the selected queue, unless it is ready already (§4.2.2.2: the driver MUST NOT).
-    fn configure(&mut self, change: impl FnOnce(&mut QueueSetup)) {
-        if let Some(queue) = self.core.queue_to_configure(self.queue_sel)
-            && !queue.ready
-        {
-            change(queue);
-        }
-    }
-
-    fn set_queue_ready(&mut self, value: u32) {
-        if let Some(queue) = self.core.queue_to_configure(self.queue_sel) {
-            queue.ready = value == 1;
+    /// 32 bits of a feature set; words past the second are empty.
+    #[expect(clippy::cast_possible_truncation, reason = "takes the selected half")]
+    fn feature_word(features: u64, select: u32) -> u32 {
+        match select {
+            0 => features as u32,
+            1 => (features >> 32) as u32,
+            _ => 0,
         }
     }
 }
 
 impl MmioDevice for MmioTransport {
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
-        if let Some(offset) = config_offset(offset, data.len())? {
-            self.core.device.read_config(offset, data);
-            return Ok(());
+        let core = &self.core;
+        let value = match Register::decode(offset, data.len())? {
+            Register::Config(offset) => {
+                core.device_ref().read_config(offset, data);
+                return Ok(());
+            }
+            Register::MagicValue => MAGIC,
+            Register::Version => VERSION,
+            Register::DeviceId => core.device_ref().device_id(),
+            Register::VendorId => VENDOR,
+            Register::DeviceFeatures => Self::feature_word(core.offered_features(), self.device_features_sel),
+            Register::QueueSizeMax => u32::from(core.queue_size_max(self.queue_sel)),
+            Register::QueueReady => {
+                u32::from(core.queue_ready(self.queue_sel, core.queue_size_max(self.queue_sel) != 0))
+            }
+            Register::InterruptStatus => core.interrupt.status(),
+            Register::Status => core.status(),
+            // "If the region does not exist, reads of length and base return all ones" (§4.2.2).
+            Register::Shm => u32::MAX,
+            Register::ConfigGeneration => core.device_ref().config_generation(),
+            Register::QueueReset => 0,
+            _ => return Err(AccessError::InvalidRegister),
+        };
+        for (byte, source) in data.iter_mut().zip(value.to_le_bytes()) {
+            *byte = source;
         }
-        // §4.2.2.2: registers below 0x100 are accessed with 32 bits.
-        let data = <&mut [u8; 4]>::try_from(data).map_err(|_| AccessError::InvalidSize)?;
-        let register = Register::at(offset).ok_or(AccessError::InvalidRegister)?;
-        *data = self.read_register(register)?.to_le_bytes();
         Ok(())
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), AccessError> {
-        if let Some(offset) = config_offset(offset, data.len())? {
-            self.core.device.write_config(offset, data);
-            return Ok(());
+        let register = Register::decode(offset, data.len())?;
+        let value = data.iter().take(4).rev().fold(0, |value, byte| (value << 8) | u32::from(*byte));
+        let (core, queue) = (&mut self.core, self.queue_sel);
+        match register {
+            Register::Config(offset) => core.device().write_config(offset, data),
+            Register::DeviceFeaturesSel => self.device_features_sel = value,
+            Register::DriverFeaturesSel => self.driver_features_sel = value,
+            Register::DriverFeatures if self.driver_features_sel <= 1 => {
+                core.accept_features(self.driver_features_sel == 1, value);
+            }
+            Register::DriverFeatures | Register::ShmSel => {}
+            Register::QueueSel => self.queue_sel = value,
+            Register::QueueSize => core.set_queue_size(queue, value),
+            Register::QueueReady => {
+                if let Some(ring) = core.ring(queue) {
+                    virtio_queue::QueueT::set_ready(ring, value & 1 != 0);
+                }
+            }
+            Register::QueueNotify => core.notify(value),
+            Register::InterruptAck => core.interrupt.acknowledge(value),
+            Register::Status => core.set_status(value),
+            Register::QueueDescLow => core.set_queue_address(queue, Area::Descriptors, false, value),
+            Register::QueueDescHigh => core.set_queue_address(queue, Area::Descriptors, true, value),
+            Register::QueueDriverLow => core.set_queue_address(queue, Area::Driver, false, value),
+            Register::QueueDriverHigh => core.set_queue_address(queue, Area::Driver, true, value),
+            Register::QueueDeviceLow => core.set_queue_address(queue, Area::Device, false, value),
+            Register::QueueDeviceHigh => core.set_queue_address(queue, Area::Device, true, value),
+            _ => return Err(AccessError::InvalidRegister),
         }
-        let data = <[u8; 4]>::try_from(data).map_err(|_| AccessError::InvalidSize)?;
-        let register = Register::at(offset).ok_or(AccessError::InvalidRegister)?;
-        self.write_register(register, u32::from_le_bytes(data))
+        Ok(())
     }
 
     fn reset(&mut self) {
+        (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
         self.core.reset();
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.queue_sel = 0;
     }
-}
-
-/// The offset into the configuration, or `None` for a register.
-fn config_offset(offset: u64, len: usize) -> Result<Option<u64>, AccessError> {
-    if !matches!(len, 1 | 2 | 4 | 8) {
-        return Err(AccessError::InvalidSize);
-    }
-    if offset % len as u64 != 0 {
-        return Err(AccessError::Unaligned);
-    }
-    Ok(offset.checked_sub(mmio::CONFIG))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
-fn low(value: u64) -> u32 {
-    value as u32
-}
-
-fn high(value: u64) -> u32 {
-    low(value >> 32)
-}
-
-fn set_low(address: &mut u64, value: u32) {
-    *address = *address & !0xffff_ffff | u64::from(value);
-}
-
-fn set_high(address: &mut u64, value: u32) {
-    *address = *address & 0xffff_ffff | u64::from(value) << 32;
 }

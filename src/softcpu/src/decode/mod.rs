@@ -44,7 +44,6 @@ pub(crate) const fn sign_extend(value: u32, width: u32) -> i32 {
 }
 
 /// A five-bit field as a byte.
-#[expect(clippy::cast_possible_truncation, reason = "five bits")]
 pub(crate) const fn field5(word: u32, low: u32) -> u8 {
     ((word >> low) & 31) as u8
 }

@@ -22,7 +22,7 @@ pub(crate) fn sub<F: Float>(env: &mut Env, a: F, b: F) -> F {
 }
 
 #[inline(never)]
-fn soft_sum<F: Float>(env: &mut Env, a: F, b: F, subtract: bool) -> F {
+pub(super) fn soft_sum<F: Float>(env: &mut Env, a: F, b: F, subtract: bool) -> F {
     let (x, mut y) = (unpack(env, a), unpack(env, b));
     if let Some(nan) = process_nans(env, [a, b]) {
         return nan;
@@ -83,7 +83,7 @@ pub(crate) fn mulx<F: Float>(env: &mut Env, a: F, b: F) -> F {
 }
 
 #[inline(never)]
-fn soft_mul<F: Float>(env: &mut Env, a: F, b: F, extended: bool) -> F {
+pub(super) fn soft_mul<F: Float>(env: &mut Env, a: F, b: F, extended: bool) -> F {
     let (x, y) = (unpack(env, a), unpack(env, b));
     if let Some(nan) = process_nans(env, [a, b]) {
         return nan;
@@ -117,7 +117,7 @@ pub(crate) fn div<F: Float>(env: &mut Env, a: F, b: F) -> F {
 }
 
 #[inline(never)]
-fn soft_div<F: Float>(env: &mut Env, a: F, b: F) -> F {
+pub(super) fn soft_div<F: Float>(env: &mut Env, a: F, b: F) -> F {
     let (x, y) = (unpack(env, a), unpack(env, b));
     if let Some(nan) = process_nans(env, [a, b]) {
         return nan;
@@ -157,7 +157,7 @@ pub(crate) fn sqrt<F: Float>(env: &mut Env, a: F) -> F {
 }
 
 #[inline(never)]
-fn soft_sqrt<F: Float>(env: &mut Env, a: F) -> F {
+pub(super) fn soft_sqrt<F: Float>(env: &mut Env, a: F) -> F {
     let x = unpack(env, a);
     if let Some(nan) = process_nans(env, [a]) {
         return nan;
@@ -193,7 +193,7 @@ pub(crate) fn mul_add<F: Float>(env: &mut Env, addend: F, a: F, b: F) -> F {
 }
 
 #[inline(never)]
-fn soft_mul_add<F: Float>(env: &mut Env, addend: F, a: F, b: F) -> F {
+pub(super) fn soft_mul_add<F: Float>(env: &mut Env, addend: F, a: F, b: F) -> F {
     let (z, x, y) = (unpack(env, addend), unpack(env, a), unpack(env, b));
     let zero_times_infinity = x.is_infinity() && y.is_zero() || x.is_zero() && y.is_infinity();
     if let Some(nan) = process_nans(env, [addend, a, b]) {

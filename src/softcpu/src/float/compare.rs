@@ -17,12 +17,6 @@ pub(crate) fn compare<F: Float>(env: &mut Env, a: F, b: F, signal_all: bool) -> 
     }
 }
 
-/// [`compare`] with plus zero.
-#[inline(always)]
-pub(crate) fn compare_zero<F: Float>(env: &mut Env, a: F, signal_all: bool) -> u32 {
-    compare(env, a, F::zero(false), signal_all)
-}
-
 /// How two numbers that must compare in a vector comparison relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relation {

@@ -1,11 +1,17 @@
 //! Conversions between formats, to and from integers and fixed point, and rounding to integral values (Arm ARM
 //! shared/functions/float: FPConvert, FPToFixed, FixedToFP, FPRoundInt, FPRoundIntN, FPToFixedJS).
 
-use super::round::{Dropped, Exact, round, round_as, rounds_up, split};
-use super::{AHP, DN, Env, FZ, Float, IOC, IXC, Kind, Rounding, Unpacked, process_nans, unpack, unpack_flushing};
+use super::round::{Dropped, Exact, round, round_as, rounds_up, split_word};
+use super::{AHP, DN, Env, FZ, Float, IOC, IXC, Kind, Rounding, Unpacked, host, process_nans, unpack, unpack_flushing};
 
 /// FPConvert, rounding as FPCR says.
+#[inline(always)]
 pub(crate) fn convert<F: Float, G: Float>(env: &mut Env, x: F) -> G {
+    // To a wider format a normal number only changes its bias.
+    if !F::IS_HALF && F::FRACTION_BITS < G::FRACTION_BITS && (1..F::EXPONENT_MAX).contains(&x.exponent()) {
+        let field = x.exponent() + (G::EXPONENT_MAX - F::EXPONENT_MAX) / 2;
+        return G::pack(x.sign(), field, x.fraction() << (52 - F::FRACTION_BITS) >> (52 - G::FRACTION_BITS));
+    }
     convert_rounding(env, x, env.rounding())
 }
 
@@ -14,7 +20,17 @@ pub(crate) fn to_odd_single(env: &mut Env, x: u64) -> u32 {
     convert_rounding(env, x, Rounding::Odd)
 }
 
+/// FPConvert of a double to a single, on the host if it serves.
+#[inline(always)]
+pub(crate) fn to_single(env: &mut Env, x: u64) -> u32 {
+    match host::narrow(x, env) {
+        Some(single) => single,
+        None => convert(env, x),
+    }
+}
+
 /// FPConvert. Half precision is never flushed, and has two formats.
+#[inline(never)]
 fn convert_rounding<F: Float, G: Float>(env: &mut Env, x: F, mode: Rounding) -> G {
     let flush = env.fpcr & FZ != 0;
     let from_alternative = F::IS_HALF && env.fpcr & AHP != 0;
@@ -102,7 +118,7 @@ fn integer(x: &Unpacked, fraction_bits: u8, mode: Rounding) -> (u128, bool) {
         // 53 bits moved up by 74 are beyond every integer format already.
         return (u128::from(x.significand) << exponent.min(74), false);
     }
-    let (kept, dropped) = split(x.significand.into(), -exponent);
+    let (kept, dropped) = split_word(x.significand, exponent.unsigned_abs());
     let up = rounds_up(mode, x.sign, kept & 1 != 0, dropped);
     (u128::from(kept) + u128::from(up), dropped != Dropped::Nothing)
 }
@@ -114,6 +130,9 @@ pub(crate) fn from_fixed<F: Float>(env: &mut Env, x: u64, from: Fixed, mode: Rou
     let value = if from.signed { ((x << unused) as i64 >> unused) as u64 } else { x << unused >> unused };
     let sign = from.signed && (value as i64) < 0;
     let magnitude = if sign { value.wrapping_neg() } else { value };
+    if from.fraction_bits == 0 && magnitude >> F::FRACTION_BITS <= 1 {
+        return integral(sign, magnitude);
+    }
     if magnitude == 0 {
         return F::zero(false);
     }
@@ -133,18 +152,20 @@ pub(crate) fn round_to_int<F: Float>(env: &mut Env, x: F, mode: Rounding, exact:
             if inexact && exact {
                 env.raise(IXC);
             }
-            integral(env, unpacked.sign, magnitude)
+            integral(unpacked.sign, magnitude as u64)
         }
         _ => x,
     }
 }
 
 /// The number with this sign and integer magnitude, which the format can represent.
-fn integral<F: Float>(env: &mut Env, sign: bool, magnitude: u128) -> F {
+fn integral<F: Float>(sign: bool, magnitude: u64) -> F {
     if magnitude == 0 {
         return F::zero(sign);
     }
-    round(env, Exact { sign, exponent: 0, significand: magnitude }, Rounding::Zero)
+    let shift = magnitude.leading_zeros();
+    let field = 64 - shift + F::EXPONENT_MIN.unsigned_abs();
+    F::pack(sign, field, magnitude << shift << 1 >> (64 - F::FRACTION_BITS))
 }
 
 /// FPRoundIntN: to an integral value that fits a signed integer of `bits`; all else becomes the most negative integer.
@@ -159,12 +180,12 @@ pub(crate) fn round_to_int_in_range<F: Float>(env: &mut Env, x: F, mode: Roundin
     };
     let Some((magnitude, inexact)) = in_range else {
         env.raise(IOC);
-        return integral(env, true, limit);
+        return integral(true, limit as u64);
     };
     if inexact {
         env.raise(IXC);
     }
-    integral(env, unpacked.sign, magnitude)
+    integral(unpacked.sign, magnitude as u64)
 }
 
 /// FPToFixedJS: the integer modulo 2^32, and whether it is exactly the operand, negative zero excepted.

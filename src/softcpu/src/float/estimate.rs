@@ -28,7 +28,7 @@ static RECIP_SQRT: [u16; 384] = {
         while a * (b + 1) * (b + 1) < 1 << 28 {
             b += 1;
         }
-        table[index] = ((b + 1) / 2) as u16;
+        table[index] = u32::div_ceil(b, 2) as u16;
         index += 1;
     }
     table

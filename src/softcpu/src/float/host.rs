@@ -100,6 +100,15 @@ host!(u64, f64, |a: f64, b: f64, _| {
     zeros(a) + zeros(b) >= 53
 });
 
+/// The single nearest to the double `x`.
+#[inline(always)]
+pub(super) fn narrow(x: u64, env: &Env) -> Option<u32> {
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to nearest is what is wanted")]
+    let single = f64::from_bits(x) as f32;
+    let known = inexact_already(env) || f64::from(single).to_bits() == x;
+    (applies(env) && known && is_safe(single)).then(|| single.to_bits())
+}
+
 /// The two comparisons that [`is_safe`] needs of a host type.
 trait Magnitude: Copy {
     fn is_safe(self) -> bool;

@@ -29,9 +29,10 @@ mod round;
 mod tests;
 
 pub(crate) use arith::{add, div, fused_recip_step, fused_rsqrt_step, mul, mul_add, mulx, sqrt, sub};
-pub(crate) use compare::{Relation, compare, compare_zero, max, max_num, min, min_num};
+pub(crate) use compare::{Relation, compare, max, max_num, min, min_num};
 pub(crate) use convert::{
     Fixed, convert, from_fixed, round_to_int, round_to_int_in_range, to_fixed, to_javascript_int, to_odd_single,
+    to_single,
 };
 
 /// FPSR.IOC: invalid operation.
@@ -156,7 +157,7 @@ pub(crate) trait Float: Copy + PartialEq + host::Host {
     /// The number with this sign, exponent field and fraction field.
     #[inline(always)]
     fn pack(sign: bool, exponent: u32, fraction: u64) -> Self {
-        Self::from_bits(u64::from(sign) * Self::SIGN | u64::from(exponent) << Self::FRACTION_BITS | fraction)
+        Self::from_bits((u64::from(sign) * Self::SIGN) | (u64::from(exponent) << Self::FRACTION_BITS) | fraction)
     }
 
     /// FPZero.

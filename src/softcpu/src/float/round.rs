@@ -1,6 +1,7 @@
 //! Exact intermediate results and the one rounding that ends every operation (FPRound, Arm ARM shared/functions/float).
 
 use super::{Env, Float, IOC, IXC, OFC, Rounding, UFC};
+use core::cmp::Ordering;
 
 /// The top bit of a normalised significand: two bits are left for a carry and for shifts by the width.
 const TOP: u32 = 125;
@@ -130,15 +131,31 @@ pub(super) fn split(significand: u128, count: i32) -> (u64, Dropped) {
             let half = 1 << (count - 1);
             let dropped = match rest.cmp(&half) {
                 _ if rest == 0 => Dropped::Nothing,
-                core::cmp::Ordering::Less => Dropped::BelowHalf,
-                core::cmp::Ordering::Equal => Dropped::Half,
-                core::cmp::Ordering::Greater => Dropped::AboveHalf,
+                Ordering::Less => Dropped::BelowHalf,
+                Ordering::Equal => Dropped::Half,
+                Ordering::Greater => Dropped::AboveHalf,
             };
             (kept as u64, dropped)
         }
         // Significands are below 2^127, so this is below half.
         _ => (0, Dropped::BelowHalf),
     }
+}
+
+/// As [`split`], of a word and at least one bit.
+#[inline(always)]
+pub(super) fn split_word(significand: u64, count: u32) -> (u64, Dropped) {
+    if count >= 64 {
+        return split(significand.into(), count.cast_signed());
+    }
+    let rest = significand << (64 - count);
+    let dropped = match rest.cmp(&(1 << 63)) {
+        _ if rest == 0 => Dropped::Nothing,
+        Ordering::Less => Dropped::BelowHalf,
+        Ordering::Equal => Dropped::Half,
+        Ordering::Greater => Dropped::AboveHalf,
+    };
+    (significand >> count, dropped)
 }
 
 /// Whether the magnitude that is kept, whose last bit is `odd`, is to be increased.

@@ -1,10 +1,12 @@
 //! Moves of lanes: copies, permutations, table lookup, and modified immediates (Arm ARM C7.2).
 
+use super::kernels::permute;
 use super::lanes::{Lane, broadcast, broadcast_value, low, unsigned};
 use super::{Copy, SimdInsn};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
     let (arr, size) = (insn.arr, insn.arr.size());
     let half = arr.is_half();
@@ -19,19 +21,18 @@ pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
         Copy::Umov => return regs.set_x(insn.rd, element(insn, insn.vn(regs), insn.imm)),
         Copy::Smov32 => return regs.set_x(insn.rd, u64::from(signed_element(insn, regs) as u32)),
         Copy::Smov64 => return regs.set_x(insn.rd, signed_element(insn, regs) as u64),
-        Copy::Zip1 => unsigned!(size, zip(insn.vn(regs), insn.vm(regs))),
-        Copy::Zip2 if half => unsigned!(size, zip(insn.vn(regs) >> 32, insn.vm(regs) >> 32)),
-        Copy::Zip2 => unsigned!(size, zip(insn.vn(regs) >> 64, insn.vm(regs) >> 64)),
-        Copy::Uzp1 => unsigned!(size, unzip(insn.vn(regs), insn.vm(regs), half, 0)),
-        Copy::Uzp2 => unsigned!(size, unzip(insn.vn(regs), insn.vm(regs), half, 1)),
-        Copy::Trn1 => unsigned!(size, transpose(insn.vn(regs), insn.vm(regs), 0)),
-        Copy::Trn2 => unsigned!(size, transpose(insn.vn(regs), insn.vm(regs), 1)),
+        Copy::Zip1 => return unsigned!(size, permute(insn, regs, zip)),
+        Copy::Zip2 => {
+            return unsigned!(size, permute(insn, regs, |a, b, out| zip(&a[a.len() / 2..], &b[b.len() / 2..], out)));
+        }
+        Copy::Uzp1 => return unsigned!(size, permute(insn, regs, unzip::<_, 0>)),
+        Copy::Uzp2 => return unsigned!(size, permute(insn, regs, unzip::<_, 1>)),
+        Copy::Trn1 => return unsigned!(size, permute(insn, regs, transpose::<_, 0>)),
+        Copy::Trn2 => return unsigned!(size, permute(insn, regs, transpose::<_, 1>)),
         Copy::Ext => extract(insn.vn(regs), insn.vm(regs), half, insn.imm),
-        Copy::Tbl => table(insn, regs, 0),
-        Copy::Tbx => table(insn, regs, insn.vd(regs)),
-        Copy::Movi => expand_immediate(insn),
-        Copy::OrrImm => insn.vd(regs) | expand_immediate(insn),
-        Copy::BicImm => insn.vd(regs) & !expand_immediate(SimdInsn { ra: insn.ra & 15, ..insn }),
+        Copy::Tbl => return table(insn, regs, 0),
+        Copy::Tbx => return table(insn, regs, insn.vd(regs)),
+        Copy::Movi | Copy::OrrImm | Copy::BicImm => return modified_immediate(op, insn, regs),
     };
     insn.write(regs, result);
 }
@@ -39,7 +40,7 @@ pub(super) fn execute(op: Copy, insn: SimdInsn, regs: &mut Regs) {
 /// Bits to the right of element `index`; at most 120, as decoding makes no index past the register.
 #[inline(always)]
 fn element_shift(insn: SimdInsn, index: u8) -> u32 {
-    insn.arr.lane_bits() * u32::from(index) & 127
+    (insn.arr.lane_bits() * u32::from(index)) & 127
 }
 
 #[inline(always)]
@@ -65,42 +66,34 @@ fn insert(insn: SimdInsn, v: u128, value: u64) -> u128 {
     v & !(u128::from(mask) << shift) | u128::from(value & mask) << shift
 }
 
-/// Alternates the lanes of the lower halves of `a` and `b`.
+/// Alternates the lanes of `a` and `b` until `out` is full.
 #[inline(always)]
-fn zip<T: Lane>(a: u128, b: u128) -> u128 {
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    for (pair, (x, y)) in out.as_mut().chunks_exact_mut(2).zip(a.as_ref().iter().zip(b.as_ref())) {
+fn zip<T: Lane>(a: &[T], b: &[T], out: &mut [T]) {
+    for (pair, (x, y)) in out.chunks_exact_mut(2).zip(a.iter().zip(b)) {
         pair[0] = *x;
         pair[1] = *y;
     }
-    T::join(out)
 }
 
-/// Every second lane of `a` and then of `b`, from lane `first`.
+/// Every second lane of `a` and then of `b`, from lane `FIRST`.
 #[inline(always)]
-fn unzip<T: Lane>(a: u128, b: u128, half: bool, first: usize) -> u128 {
-    let (a, b) = if half { (low(a) | b << 64, 0) } else { (a, b) };
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    let sources = a.as_ref().chunks_exact(2).chain(b.as_ref().chunks_exact(2));
-    for (lane, pair) in out.as_mut().iter_mut().zip(sources) {
-        *lane = pair[first & 1];
+fn unzip<T: Lane, const FIRST: usize>(a: &[T], b: &[T], out: &mut [T]) {
+    let (lower, upper) = out.split_at_mut(a.len() / 2);
+    for (lane, pair) in lower.iter_mut().zip(a.chunks_exact(2)) {
+        *lane = pair[FIRST];
     }
-    T::join(out)
+    for (lane, pair) in upper.iter_mut().zip(b.chunks_exact(2)) {
+        *lane = pair[FIRST];
+    }
 }
 
-/// The even (`part` 0) or odd (1) lanes of `a` and `b`, alternating.
+/// The even (`PART` 0) or odd (1) lanes of `a` and `b`, alternating.
 #[inline(always)]
-fn transpose<T: Lane>(a: u128, b: u128, part: usize) -> u128 {
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    let sources = a.as_ref().chunks_exact(2).zip(b.as_ref().chunks_exact(2));
-    for (pair, (x, y)) in out.as_mut().chunks_exact_mut(2).zip(sources) {
-        pair[0] = x[part & 1];
-        pair[1] = y[part & 1];
+fn transpose<T: Lane, const PART: usize>(a: &[T], b: &[T], out: &mut [T]) {
+    for (pair, (x, y)) in out.chunks_exact_mut(2).zip(a.chunks_exact(2).zip(b.chunks_exact(2))) {
+        pair[0] = x[PART];
+        pair[1] = y[PART];
     }
-    T::join(out)
 }
 
 /// The register's worth of bytes that starts at byte `index` of `a` followed by `b`.
@@ -116,7 +109,8 @@ fn extract(a: u128, b: u128, half: bool, index: u8) -> u128 {
 }
 
 /// Bytes of the table registers that Vm selects; those of `fallback` where the index lies outside the table.
-fn table(insn: SimdInsn, regs: &Regs, fallback: u128) -> u128 {
+#[inline(never)]
+fn table(insn: SimdInsn, regs: &mut Regs, fallback: u128) {
     let mut table = [0; 64];
     let registers = usize::from(insn.ra);
     for (index, bytes) in table.chunks_exact_mut(16).take(registers).enumerate() {
@@ -129,7 +123,19 @@ fn table(insn: SimdInsn, regs: &Regs, fallback: u128) -> u128 {
             *byte = table[usize::from(index & 63)];
         }
     }
-    u128::from_le_bytes(out)
+    insn.write(regs, u128::from_le_bytes(out));
+}
+
+/// MOVI, MVNI, ORR and BIC (immediate).
+#[inline(never)]
+fn modified_immediate(op: Copy, insn: SimdInsn, regs: &mut Regs) {
+    let result = match op {
+        Copy::OrrImm => insn.vd(regs) | expand_immediate(insn),
+        // BIC shares its `cmode` with ORR, and does the inversion that `op` stands for itself.
+        Copy::BicImm => insn.vd(regs) & !expand_immediate(SimdInsn { ra: insn.ra & 15, ..insn }),
+        _ => expand_immediate(insn),
+    };
+    insn.write(regs, result);
 }
 
 /// AdvSIMDExpandImm of `imm` with `op:cmode` in `ra`, in both halves.
@@ -152,7 +158,7 @@ fn expand_immediate(insn: SimdInsn) -> u128 {
         _ => {
             return broadcast_value(
                 super::Size::D,
-                (0..8).fold(0, |out, bit| out | (imm >> bit & 1) * 0xff << (8 * bit)),
+                (0..8).fold(0, |out, bit| out | (((imm >> bit & 1) * 0xff) << (8 * bit))),
             );
         }
     };

@@ -5,6 +5,7 @@ use super::{Crypto, SimdInsn, sha};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Crypto, insn: SimdInsn, regs: &mut Regs) {
     let (n, m, d) = (insn.vn(regs), insn.vm(regs), insn.vd(regs));
     let result = match op {
@@ -26,7 +27,7 @@ fn substitute(state: u128, sbox: &[u8; 256], step: usize) -> u128 {
     let state = state.to_le_bytes();
     let mut out = [0; 16];
     for (index, byte) in out.iter_mut().enumerate() {
-        *byte = sbox[usize::from(state[step * index & 15])];
+        *byte = sbox[usize::from(state[(step * index) & 15])];
     }
     u128::from_le_bytes(out)
 }
@@ -46,7 +47,7 @@ fn inverse_mix_columns(v: u128) -> u128 {
 
 /// Every byte times x in GF(2^8) with the polynomial of AES.
 const fn double_bytes(v: u32) -> u32 {
-    (v & 0x7f7f_7f7f) << 1 ^ (v >> 7 & 0x0101_0101) * 0x1b
+    ((v & 0x7f7f_7f7f) << 1) ^ ((v >> 7 & 0x0101_0101) * 0x1b)
 }
 
 /// SubBytes (FIPS 197 5.1.1).

@@ -6,6 +6,7 @@ use crate::float::{self, Env, Fixed, Float, Rounding};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: FpConvert, insn: SimdInsn, regs: &mut Regs) {
     let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
     let a = insn.vn(regs);
@@ -30,7 +31,7 @@ pub(super) fn execute(op: FpConvert, insn: SimdInsn, regs: &mut Regs) {
 }
 
 /// The operations whose result lanes are as wide as their sources; lanes outside the arrangement are unspecified.
-#[inline(always)]
+#[inline(never)]
 fn same_width<F: Lane + Float>(op: FpConvert, insn: SimdInsn, a: u128, env: &mut Env) -> u128 {
     let mode = Rounding::from_number(insn.ra, env);
     let signed = matches!(op, FpConvert::Scvtf | FpConvert::Fcvts);
@@ -50,6 +51,7 @@ fn same_width<F: Lane + Float>(op: FpConvert, insn: SimdInsn, a: u128, env: &mut
 }
 
 /// FCVTL: the lower or upper half of Vn.
+#[inline(never)]
 fn lengthen(insn: SimdInsn, a: u128, env: &mut Env) -> u128 {
     let source = if insn.arr.is_full() { a >> 64 } else { a };
     if insn.arr.size() == Size::H {
@@ -62,6 +64,7 @@ fn lengthen(insn: SimdInsn, a: u128, env: &mut Env) -> u128 {
 }
 
 /// FCVTN and FCVTXN: 64 bits of narrow lanes, or one for the scalar FCVTXN.
+#[inline(never)]
 fn shorten(op: FpConvert, insn: SimdInsn, a: u128, env: &mut Env) -> u128 {
     let join = |[x0, x1]: [u32; 2]| u32::join([x0, x1, 0, 0]);
     match op {
@@ -71,7 +74,7 @@ fn shorten(op: FpConvert, insn: SimdInsn, a: u128, env: &mut Env) -> u128 {
             let [x0, x1, x2, x3] = u32::split(a).map(|x| float::convert(env, x));
             u16::join([x0, x1, x2, x3, 0, 0, 0, 0])
         }
-        _ => join(u64::split(a).map(|x| float::convert(env, x))),
+        _ => join(u64::split(a).map(|x| float::to_single(env, x))),
     }
 }
 
@@ -82,7 +85,7 @@ fn between_scalars(op: FpConvert, source: Arrangement, a: u128, env: &mut Env) -
         (FpConvert::FcvtToH, Arrangement::S) => u128::from(float::convert::<_, u16>(env, single)),
         (FpConvert::FcvtToH, _) => u128::from(float::convert::<_, u16>(env, double)),
         (FpConvert::FcvtToS, Arrangement::H) => u128::from(float::convert::<_, u32>(env, half)),
-        (FpConvert::FcvtToS, _) => u128::from(float::convert::<_, u32>(env, double)),
+        (FpConvert::FcvtToS, _) => u128::from(float::to_single(env, double)),
         (_, Arrangement::H) => u128::from(float::convert::<_, u64>(env, half)),
         _ => u128::from(float::convert::<_, u64>(env, single)),
     }

@@ -1,25 +1,30 @@
 //! Floating-point arithmetic on lanes; a scalar is an arrangement of one lane (Arm ARM C7.2).
 
 use super::lanes::{Lane, broadcast};
-use super::{FpLanes, NOT_INDEXED, SimdInsn, Size};
+use super::{FpLanes, NOT_INDEXED, SimdInsn, Size, kernels};
 use crate::float::{self, Env, Float, Relation, estimate};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: FpLanes, insn: SimdInsn, regs: &mut Regs) {
-    let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
-    let result = match insn.arr.size() {
-        Size::D => lanes::<u64>(op, insn, regs, &mut env),
-        Size::S => lanes::<u32>(op, insn, regs, &mut env),
-        _ => lanes::<u16>(op, insn, regs, &mut env),
-    };
-    regs.fpsr = env.fpsr;
-    insn.write(regs, result);
+    match insn.arr.size() {
+        Size::D => lanes::<u64>(op, insn, regs),
+        Size::S => lanes::<u32>(op, insn, regs),
+        _ => lanes::<u16>(op, insn, regs),
+    }
 }
 
 /// A lane that holds a floating-point number.
 trait FpLane: Lane + Float + Into<u128> {
+    /// The scalar in a register.
     fn from_low(v: u128) -> Self;
+
+    /// All ones if a comparison holds, else zero.
+    #[inline(always)]
+    fn truth(holds: bool) -> Self {
+        Self::from_bits(if holds { u64::MAX } else { 0 })
+    }
 }
 
 impl FpLane for u16 {
@@ -43,70 +48,57 @@ impl FpLane for u64 {
     }
 }
 
-#[inline(always)]
-fn lanes<F: FpLane>(op: FpLanes, insn: SimdInsn, regs: &Regs, env: &mut Env) -> u128 {
-    let a = insn.vn(regs);
-    let ones = F::from_bits(u64::MAX);
-    let none = F::from_bits(0);
-    let truth = |holds: bool| if holds { ones } else { none };
+/// Executes one operation on lanes of one format.
+fn lanes<F: FpLane>(op: FpLanes, insn: SimdInsn, regs: &mut Regs) {
+    use Relation::{Equal, Greater, GreaterOrEqual};
     match op {
-        FpLanes::Fadd => map2(insn, a, insn.vm(regs), |x, y| float::add::<F>(env, x, y)),
-        FpLanes::Fsub => map2(insn, a, insn.vm(regs), |x, y| float::sub::<F>(env, x, y)),
-        FpLanes::Fmul => map2(insn, a, insn.vm_or_element(regs), |x, y| float::mul::<F>(env, x, y)),
-        FpLanes::Fmulx => map2(insn, a, insn.vm_or_element(regs), |x, y| float::mulx::<F>(env, x, y)),
-        FpLanes::Fnmul => map2(insn, a, insn.vm(regs), |x, y| float::mul::<F>(env, x, y).neg()),
-        FpLanes::Fdiv => map2(insn, a, insn.vm(regs), |x, y| float::div::<F>(env, x, y)),
-        FpLanes::Fabd => map2(insn, a, insn.vm(regs), |x, y| float::sub::<F>(env, x, y).abs()),
-        FpLanes::Fmla => {
-            map3(insn, a, insn.vm_or_element(regs), insn.vd(regs), |x, y, z| float::mul_add::<F>(env, z, x, y))
-        }
-        FpLanes::Fmls => {
-            map3(insn, a, insn.vm_or_element(regs), insn.vd(regs), |x: F, y, z| float::mul_add(env, z, x.neg(), y))
-        }
-        FpLanes::Fmadd => map3(insn, a, insn.vm(regs), insn.va(regs), |x, y, z| float::mul_add::<F>(env, z, x, y)),
-        FpLanes::Fmsub => map3(insn, a, insn.vm(regs), insn.va(regs), |x: F, y, z| float::mul_add(env, z, x.neg(), y)),
-        FpLanes::Fnmadd => {
-            map3(insn, a, insn.vm(regs), insn.va(regs), |x: F, y, z: F| float::mul_add(env, z.neg(), x.neg(), y))
-        }
-        FpLanes::Fnmsub => map3(insn, a, insn.vm(regs), insn.va(regs), |x, y, z: F| float::mul_add(env, z.neg(), x, y)),
-        FpLanes::Fmax | FpLanes::Fmin | FpLanes::Fmaxnm | FpLanes::Fminnm => {
-            let f = extremum::<F>(op);
-            map2(insn, a, insn.vm(regs), |x, y| f(env, x, y))
-        }
-        FpLanes::Frecps => map2(insn, a, insn.vm(regs), |x, y| float::fused_recip_step::<F>(env, x, y)),
-        FpLanes::Frsqrts => map2(insn, a, insn.vm(regs), |x, y| float::fused_rsqrt_step::<F>(env, x, y)),
-        FpLanes::Fcmeq => map2(insn, a, insn.vm(regs), |x, y| truth(Relation::Equal.holds::<F>(env, x, y))),
-        FpLanes::Fcmge => map2(insn, a, insn.vm(regs), |x, y| truth(Relation::GreaterOrEqual.holds::<F>(env, x, y))),
-        FpLanes::Fcmgt => map2(insn, a, insn.vm(regs), |x, y| truth(Relation::Greater.holds::<F>(env, x, y))),
+        FpLanes::Fadd => binary::<F>(insn, regs, |env, x, y| float::add(env, x, y)),
+        FpLanes::Fsub => binary::<F>(insn, regs, |env, x, y| float::sub(env, x, y)),
+        FpLanes::Fmul => binary::<F>(insn, regs, |env, x, y| float::mul(env, x, y)),
+        FpLanes::Fmulx => binary::<F>(insn, regs, |env, x, y| float::mulx(env, x, y)),
+        FpLanes::Fnmul => binary::<F>(insn, regs, |env, x, y| float::mul(env, x, y).neg()),
+        FpLanes::Fdiv => binary::<F>(insn, regs, |env, x, y| float::div(env, x, y)),
+        FpLanes::Fabd => binary::<F>(insn, regs, |env, x, y| Float::abs(float::sub(env, x, y))),
+        FpLanes::Fmla => vector::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x, y)),
+        FpLanes::Fmls => vector::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x.neg(), y)),
+        FpLanes::Fmadd => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x, y)),
+        FpLanes::Fmsub => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z, x.neg(), y)),
+        FpLanes::Fnmadd => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z.neg(), x.neg(), y)),
+        FpLanes::Fnmsub => scalar_ternary::<F>(insn, regs, |env, x, y, z| float::mul_add(env, z.neg(), x, y)),
+        FpLanes::Fmax => binary::<F>(insn, regs, float::max),
+        FpLanes::Fmin => binary::<F>(insn, regs, float::min),
+        FpLanes::Fmaxnm => binary::<F>(insn, regs, float::max_num),
+        FpLanes::Fminnm => binary::<F>(insn, regs, float::min_num),
+        FpLanes::Frecps => binary::<F>(insn, regs, float::fused_recip_step),
+        FpLanes::Frsqrts => binary::<F>(insn, regs, float::fused_rsqrt_step),
+        FpLanes::Fcmeq => binary::<F>(insn, regs, |env, x, y| F::truth(Equal.holds(env, x, y))),
+        FpLanes::Fcmge => binary::<F>(insn, regs, |env, x, y| F::truth(GreaterOrEqual.holds(env, x, y))),
+        FpLanes::Fcmgt => binary::<F>(insn, regs, |env, x, y| F::truth(Greater.holds(env, x, y))),
         FpLanes::Facge => {
-            map2(insn, a, insn.vm(regs), |x: F, y: F| truth(Relation::GreaterOrEqual.holds(env, x.abs(), y.abs())))
+            binary::<F>(insn, regs, |env, x, y| F::truth(GreaterOrEqual.holds(env, Float::abs(x), Float::abs(y))))
         }
         FpLanes::Facgt => {
-            map2(insn, a, insn.vm(regs), |x: F, y: F| truth(Relation::Greater.holds(env, x.abs(), y.abs())))
+            binary::<F>(insn, regs, |env, x, y| F::truth(Greater.holds(env, Float::abs(x), Float::abs(y))))
         }
-        FpLanes::Fcmgt0 => map2(insn, a, 0, |x, y| truth(Relation::Greater.holds::<F>(env, x, y))),
-        FpLanes::Fcmge0 => map2(insn, a, 0, |x, y| truth(Relation::GreaterOrEqual.holds::<F>(env, x, y))),
-        FpLanes::Fcmeq0 => map2(insn, a, 0, |x, y| truth(Relation::Equal.holds::<F>(env, x, y))),
-        FpLanes::Fcmle0 => map2(insn, a, 0, |x, y| truth(Relation::GreaterOrEqual.holds::<F>(env, y, x))),
-        FpLanes::Fcmlt0 => map2(insn, a, 0, |x, y| truth(Relation::Greater.holds::<F>(env, y, x))),
-        FpLanes::Faddp => pairwise(insn, regs, |x, y| float::add::<F>(env, x, y)),
+        FpLanes::Fcmgt0 => unary::<F>(insn, regs, |env, x| F::truth(Greater.holds(env, x, F::zero(false)))),
+        FpLanes::Fcmge0 => unary::<F>(insn, regs, |env, x| F::truth(GreaterOrEqual.holds(env, x, F::zero(false)))),
+        FpLanes::Fcmeq0 => unary::<F>(insn, regs, |env, x| F::truth(Equal.holds(env, x, F::zero(false)))),
+        FpLanes::Fcmle0 => unary::<F>(insn, regs, |env, x| F::truth(GreaterOrEqual.holds(env, F::zero(false), x))),
+        FpLanes::Fcmlt0 => unary::<F>(insn, regs, |env, x| F::truth(Greater.holds(env, F::zero(false), x))),
+        FpLanes::Faddp => pairwise::<F>(insn, regs, float::add),
         FpLanes::Fmaxp | FpLanes::Fminp | FpLanes::Fmaxnmp | FpLanes::Fminnmp => {
-            let f = extremum::<F>(op);
-            pairwise(insn, regs, |x, y| f(env, x, y))
+            pairwise::<F>(insn, regs, extremum(op));
         }
-        FpLanes::Fmaxv | FpLanes::Fminv | FpLanes::Fmaxnmv | FpLanes::Fminnmv => {
-            let f = extremum::<F>(op);
-            reduce(insn, a, |x, y| f(env, x, y))
-        }
-        FpLanes::Fcmla => complex_mul_add::<F>(insn, regs, env),
-        FpLanes::Fcadd => complex_add::<F>(insn, regs, env),
+        FpLanes::Fmaxv | FpLanes::Fminv | FpLanes::Fmaxnmv | FpLanes::Fminnmv => reduce::<F>(insn, regs, extremum(op)),
+        FpLanes::Fcmla => complex_mul_add::<F>(insn, regs),
+        FpLanes::Fcadd => complex_add::<F>(insn, regs),
         // Sign changes raise nothing, so they may work on lanes outside the arrangement.
-        FpLanes::Fabs => super::lanes::map::<F>(a, Float::abs),
-        FpLanes::Fneg => super::lanes::map::<F>(a, Float::neg),
-        FpLanes::Fsqrt => map(insn, a, |x| float::sqrt::<F>(env, x)),
-        FpLanes::Frecpe => map(insn, a, |x| estimate::recip::<F>(env, x)),
-        FpLanes::Frsqrte => map(insn, a, |x| estimate::rsqrt::<F>(env, x)),
-        FpLanes::Frecpx => map(insn, a, |x| estimate::recip_exponent::<F>(env, x)),
+        FpLanes::Fabs => kernels::unary::<F>(insn, regs, |x, _| Float::abs(x)),
+        FpLanes::Fneg => kernels::unary::<F>(insn, regs, |x, _| x.neg()),
+        FpLanes::Fsqrt => unary::<F>(insn, regs, float::sqrt),
+        FpLanes::Frecpe => unary::<F>(insn, regs, estimate::recip),
+        FpLanes::Frsqrte => unary::<F>(insn, regs, estimate::rsqrt),
+        FpLanes::Frecpx => unary::<F>(insn, regs, estimate::recip_exponent),
     }
 }
 
@@ -120,69 +112,105 @@ fn extremum<F: FpLane>(op: FpLanes) -> fn(&mut Env, F, F) -> F {
     }
 }
 
-/// `f` of each lane of the arrangement; the others are unspecified.
+/// FPCR and FPSR for one instruction.
 #[inline(always)]
-fn map<F: FpLane>(insn: SimdInsn, a: u128, mut f: impl FnMut(F) -> F) -> u128 {
-    map2(insn, a, 0, |x, _| f(x))
+const fn env(regs: &Regs) -> Env {
+    Env { fpcr: regs.fpcr, fpsr: regs.fpsr }
 }
 
-/// `f` of each pair of lanes of the arrangement; the other lanes of the result are unspecified.
-#[inline(always)]
-fn map2<F: FpLane>(insn: SimdInsn, a: u128, b: u128, mut f: impl FnMut(F, F) -> F) -> u128 {
-    if insn.arr.is_scalar() {
-        return f(F::from_low(a), F::from_low(b)).into();
+/// Vd = `f` of each lane of Vn.
+#[inline(never)]
+fn unary<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F) -> F) {
+    if !insn.arr.is_scalar() {
+        return vector(insn, regs, |env, x, _, _| f(env, x));
     }
-    let (mut a, b) = (F::split(a), F::split(b));
-    for (x, y) in a.as_mut().iter_mut().zip(b.as_ref()).take(insn.arr.lanes()) {
-        *x = f(*x, *y);
-    }
-    F::join(a)
+    let mut env = env(regs);
+    let value = f(&mut env, F::from_low(insn.vn(regs)));
+    regs.fpsr = env.fpsr;
+    insn.write_all(regs, value.into());
 }
 
-/// `f` of each triple of lanes of the arrangement; the other lanes of the result are unspecified.
-#[inline(always)]
-fn map3<F: FpLane>(insn: SimdInsn, a: u128, b: u128, c: u128, mut f: impl FnMut(F, F, F) -> F) -> u128 {
-    if insn.arr.is_scalar() {
-        return f(F::from_low(a), F::from_low(b), F::from_low(c)).into();
+/// Vd = `f` of each pair of lanes of Vn and Vm, or element `imm` of Vm.
+#[inline(never)]
+fn binary<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F) -> F) {
+    if !insn.arr.is_scalar() || insn.imm != NOT_INDEXED {
+        return vector(insn, regs, |env, x, y, _| f(env, x, y));
     }
-    let (mut a, b, c) = (F::split(a), F::split(b), F::split(c));
-    for ((x, y), z) in a.as_mut().iter_mut().zip(b.as_ref()).zip(c.as_ref()).take(insn.arr.lanes()) {
-        *x = f(*x, *y, *z);
-    }
-    F::join(a)
+    let mut env = env(regs);
+    let value = f(&mut env, F::from_low(insn.vn(regs)), F::from_low(insn.vm(regs)));
+    regs.fpsr = env.fpsr;
+    insn.write_all(regs, value.into());
 }
 
-/// `f` of adjacent lanes of Vn and then of Vm; the scalar form has the first pair only.
-#[inline(always)]
-fn pairwise<F: FpLane>(insn: SimdInsn, regs: &Regs, mut f: impl FnMut(F, F) -> F) -> u128 {
+/// Vd = `f` of each triple of lanes of Vn, of Vm or its element `imm`, and of the old Vd.
+#[inline(never)]
+fn vector<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F, F) -> F) {
+    let mut env = env(regs);
+    let register = |index: u8| *F::view(&regs.v[usize::from(index & 31)]);
+    let (a, b, d) = (register(insn.rn), register(insn.rm), register(insn.rd));
+    let mut out = *F::view(&0);
+    let each = out.as_mut().iter_mut().zip(a.as_ref()).zip(d.as_ref()).take(insn.arr.lanes());
+    if insn.imm == NOT_INDEXED {
+        for (((r, x), z), y) in each.zip(b.as_ref()) {
+            *r = f(&mut env, *x, *y, *z);
+        }
+    } else {
+        let y = b.as_ref()[usize::from(insn.imm) & (b.as_ref().len() - 1)];
+        for ((r, x), z) in each {
+            *r = f(&mut env, *x, y, *z);
+        }
+    }
+    regs.fpsr = env.fpsr;
+    *F::view_mut(&mut regs.v[usize::from(insn.rd & 31)]) = out;
+}
+
+/// Vd = `f` of the scalars in Vn, Vm and Va.
+#[inline(never)]
+fn scalar_ternary<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F, F) -> F) {
+    let mut env = env(regs);
+    let [n, m, a] = [insn.vn(regs), insn.vm(regs), insn.va(regs)].map(F::from_low);
+    let value = f(&mut env, n, m, a);
+    insn.write_all(regs, value.into());
+    regs.fpsr = env.fpsr;
+}
+
+/// Vd = `f` of adjacent lanes of Vn and then of Vm; the scalar form has the first pair only.
+#[inline(never)]
+fn pairwise<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F) -> F) {
+    let mut env = env(regs);
     let (vn, vm) = (F::split(insn.vn(regs)), F::split(insn.vm(regs)));
     let lanes = insn.arr.lanes();
     let each = (lanes / 2).max(1);
     let mut out = F::split(0);
     let pairs = vn.as_ref().chunks_exact(2).take(each).chain(vm.as_ref().chunks_exact(2).take(each));
     for (lane, pair) in out.as_mut().iter_mut().zip(pairs).take(lanes) {
-        *lane = f(pair[0], pair[1]);
+        *lane = f(&mut env, pair[0], pair[1]);
     }
-    F::join(out)
+    insn.write(regs, F::join(out));
+    regs.fpsr = env.fpsr;
 }
 
 /// Reduces adjacent lanes, then their results, until one is left (Arm ARM shared/functions/vector/Reduce).
-#[inline(always)]
-fn reduce<F: FpLane>(insn: SimdInsn, a: u128, mut f: impl FnMut(F, F) -> F) -> u128 {
-    let mut lanes = F::split(a);
+#[inline(never)]
+fn reduce<F: FpLane>(insn: SimdInsn, regs: &mut Regs, f: impl Fn(&mut Env, F, F) -> F) {
+    let mut env = env(regs);
+    let mut lanes = F::split(insn.vn(regs));
     let lanes = lanes.as_mut();
     let mut count = insn.arr.lanes();
     while count > 1 {
         count /= 2;
         for index in 0..count {
-            lanes[index] = f(lanes[2 * index], lanes[2 * index + 1]);
+            lanes[index] = f(&mut env, lanes[2 * index], lanes[2 * index + 1]);
         }
     }
-    lanes[0].into()
+    insn.write_all(regs, lanes[0].into());
+    regs.fpsr = env.fpsr;
 }
 
 /// FCADD: adds the second operand rotated by 90 or 270 degrees.
-fn complex_add<F: FpLane>(insn: SimdInsn, regs: &Regs, env: &mut Env) -> u128 {
+#[inline(never)]
+fn complex_add<F: FpLane>(insn: SimdInsn, regs: &mut Regs) {
+    let env = &mut env(regs);
     let (mut a, b) = (F::split(insn.vn(regs)), F::split(insn.vm(regs)));
     let pairs = a.as_mut().chunks_exact_mut(2).zip(b.as_ref().chunks_exact(2));
     for (x, y) in pairs.take(insn.arr.lanes() / 2) {
@@ -190,11 +218,14 @@ fn complex_add<F: FpLane>(insn: SimdInsn, regs: &Regs, env: &mut Env) -> u128 {
         x[0] = float::add(env, x[0], real);
         x[1] = float::add(env, x[1], imaginary);
     }
-    F::join(a)
+    insn.write(regs, F::join(a));
+    regs.fpsr = env.fpsr;
 }
 
 /// FCMLA: one half of a complex multiplication, rotated by `ra` × 90 degrees, added to Vd.
-fn complex_mul_add<F: FpLane>(insn: SimdInsn, regs: &Regs, env: &mut Env) -> u128 {
+#[inline(never)]
+fn complex_mul_add<F: FpLane>(insn: SimdInsn, regs: &mut Regs) {
+    let env = &mut env(regs);
     let vm = insn.vm(regs);
     let vm = match (insn.imm, insn.arr.size()) {
         (NOT_INDEXED, _) => vm,
@@ -213,5 +244,6 @@ fn complex_mul_add<F: FpLane>(insn: SimdInsn, regs: &Regs, env: &mut Env) -> u12
         z[0] = float::mul_add(env, z[0], factor, real);
         z[1] = float::mul_add(env, z[1], factor, imaginary);
     }
-    F::join(d)
+    insn.write(regs, F::join(d));
+    regs.fpsr = env.fpsr;
 }

@@ -6,10 +6,11 @@ use crate::float::{self, Env, Fixed, Float, Rounding};
 use crate::regs::{FLAG_C, FLAG_N, FLAG_V, FLAG_Z, Regs};
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: FpScalar, insn: SimdInsn, regs: &mut Regs) {
     match op {
         FpScalar::Fmov => insn.write(regs, insn.vn(regs)),
-        FpScalar::FmovImm => insn.write(regs, broadcast_value(insn.arr.size(), expand_immediate(insn))),
+        FpScalar::FmovImm => expand_immediate(insn, regs),
         FpScalar::Fcsel => {
             let value = if condition_holds(insn.ra, regs.nzcv) { insn.vn(regs) } else { insn.vm(regs) };
             insn.write(regs, value);
@@ -21,43 +22,61 @@ pub(super) fn execute(op: FpScalar, insn: SimdInsn, regs: &mut Regs) {
         FpScalar::Fccmp | FpScalar::Fccmpe if !condition_holds(insn.ra, regs.nzcv) => {
             regs.nzcv = u32::from(insn.imm) << 28;
         }
-        _ => {
-            let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
-            match insn.arr.size() {
-                Size::D => compute(op, insn, regs, &mut env, |v| v as u64),
-                Size::S => compute(op, insn, regs, &mut env, |v| v as u32),
-                _ => compute(op, insn, regs, &mut env, |v| v as u16),
-            }
-            regs.fpsr = env.fpsr;
-        }
+        _ => match insn.arr.size() {
+            Size::D => compute(op, insn, regs, |v| v as u64),
+            Size::S => compute(op, insn, regs, |v| v as u32),
+            _ => compute(op, insn, regs, |v| v as u16),
+        },
     }
 }
 
 /// The operations that may raise exceptions. `cut` takes the scalar out of a V register.
 #[inline(always)]
-fn compute<F: Float>(op: FpScalar, insn: SimdInsn, regs: &mut Regs, env: &mut Env, cut: impl Fn(u128) -> F) {
+fn compute<F: Float>(op: FpScalar, insn: SimdInsn, regs: &mut Regs, cut: impl Fn(u128) -> F) {
     let a = cut(insn.vn(regs));
     match op {
-        FpScalar::Fcmp | FpScalar::Fccmp => regs.nzcv = float::compare(env, a, cut(insn.vm(regs)), false),
-        FpScalar::Fcmpe | FpScalar::Fccmpe => regs.nzcv = float::compare(env, a, cut(insn.vm(regs)), true),
-        FpScalar::FcmpZero => regs.nzcv = float::compare_zero(env, a, false),
-        FpScalar::FcmpeZero => regs.nzcv = float::compare_zero(env, a, true),
-        FpScalar::Fjcvtzs => {
-            let (value, exact) = float::to_javascript_int(env, a.bits());
-            regs.set_x(insn.rd, u64::from(value));
-            regs.nzcv = if exact { FLAG_Z } else { 0 };
-        }
+        FpScalar::Fcmp | FpScalar::Fccmp => compare(regs, a, cut(insn.vm(regs)), false),
+        FpScalar::Fcmpe | FpScalar::Fccmpe => compare(regs, a, cut(insn.vm(regs)), true),
+        FpScalar::FcmpZero => compare(regs, a, F::zero(false), false),
+        FpScalar::FcmpeZero => compare(regs, a, F::zero(false), true),
         FpScalar::ScvtfW | FpScalar::ScvtfX | FpScalar::UcvtfW | FpScalar::UcvtfX => {
-            let mode = env.rounding();
-            let value = float::from_fixed::<F>(env, regs.x(insn.rn), fixed(op, insn), mode);
-            insn.write(regs, u128::from(value.bits()));
+            from_general::<F>(op, insn, regs);
         }
-        _ => {
-            let mode = Rounding::from_number(insn.ra, env);
-            let value = float::to_fixed(env, a, fixed(op, insn), mode);
-            regs.set_x(insn.rd, value);
-        }
+        _ => to_general(op, insn, regs, a),
     }
+}
+
+/// FCMP and its kin.
+#[inline(never)]
+fn compare<F: Float>(regs: &mut Regs, a: F, b: F, signal_all: bool) {
+    let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
+    regs.nzcv = float::compare(&mut env, a, b, signal_all);
+    regs.fpsr = env.fpsr;
+}
+
+/// SCVTF and UCVTF.
+#[inline(never)]
+fn from_general<F: Float>(op: FpScalar, insn: SimdInsn, regs: &mut Regs) {
+    let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
+    let mode = env.rounding();
+    let value = float::from_fixed::<F>(&mut env, regs.x(insn.rn), fixed(op, insn), mode);
+    regs.fpsr = env.fpsr;
+    insn.write_all(regs, u128::from(value.bits()));
+}
+
+/// FCVT*S, FCVT*U and FJCVTZS.
+#[inline(never)]
+fn to_general<F: Float>(op: FpScalar, insn: SimdInsn, regs: &mut Regs, a: F) {
+    let mut env = Env { fpcr: regs.fpcr, fpsr: regs.fpsr };
+    if matches!(op, FpScalar::Fjcvtzs) {
+        let (value, exact) = float::to_javascript_int(&mut env, a.bits());
+        regs.nzcv = if exact { FLAG_Z } else { 0 };
+        regs.set_x(insn.rd, u64::from(value));
+    } else {
+        let mode = Rounding::from_number(insn.ra, &env);
+        regs.set_x(insn.rd, float::to_fixed(&mut env, a, fixed(op, insn), mode));
+    }
+    regs.fpsr = env.fpsr;
 }
 
 /// The format of the general register of a conversion.
@@ -72,18 +91,20 @@ const fn fixed(op: FpScalar, insn: SimdInsn) -> Fixed {
     Fixed { bits, fraction_bits: insn.imm, signed }
 }
 
-/// VFPExpandImm: sign, three exponent bits of which the first is inverted and repeated, four fraction bits.
-fn expand_immediate(insn: SimdInsn) -> u64 {
+/// FMOV (immediate) of VFPExpandImm: sign, three exponent bits of which the first is inverted and repeated, four fraction bits.
+#[inline(never)]
+fn expand_immediate(insn: SimdInsn, regs: &mut Regs) {
     fn expand<F: Float>(imm: u32) -> u64 {
         let repeated = if imm & 0x40 == 0 { 0 } else { (1 << (F::EXPONENT_BITS - 3)) - 1 };
         let exponent = (!imm >> 6 & 1) << (F::EXPONENT_BITS - 1) | repeated << 2 | imm >> 4 & 3;
         F::pack(imm & 0x80 != 0, exponent, u64::from(imm & 15) << (F::FRACTION_BITS - 4)).bits()
     }
-    match insn.arr.size() {
+    let value = match insn.arr.size() {
         Size::D => expand::<u64>(insn.imm.into()),
         Size::S => expand::<u32>(insn.imm.into()),
         _ => expand::<u16>(insn.imm.into()),
-    }
+    };
+    insn.write(regs, broadcast_value(insn.arr.size(), value));
 }
 
 /// ConditionHolds (Arm ARM C1.2.4).

@@ -1,101 +1,72 @@
 //! Integer arithmetic, comparison and logic on two vectors, without saturation (Arm ARM C7.2).
 
-use super::lanes::{low, map2, map3, pairwise, signed, unsigned};
-use super::{Integer, NOT_INDEXED, SimdInsn, Size, lanes};
+use super::kernels::{binary, bitwise, by_element, pairwise};
+use super::lanes::{Lane, broadcast, signed, unsigned};
+use super::{Integer, NOT_INDEXED, SimdInsn, Size};
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Integer, insn: SimdInsn, regs: &mut Regs) {
-    let (a, size) = (insn.vn(regs), insn.arr.size());
-    let b = match op {
-        Integer::Mul | Integer::Mla | Integer::Mls => insn.vm_or_element(regs),
-        _ => insn.vm(regs),
-    };
-    let result = match op {
-        Integer::And => a & b,
-        Integer::Bic => a & !b,
-        Integer::Orr => a | b,
-        Integer::Orn => a | !b,
-        Integer::Eor => a ^ b,
-        Integer::Bsl => b ^ ((b ^ a) & insn.vd(regs)),
-        Integer::Bit => select(insn.vd(regs), a, b),
-        Integer::Bif => select(insn.vd(regs), a, !b),
-        Integer::Add => unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y))),
-        Integer::Sub => unsigned!(size, map2(a, b, |x, y| x.wrapping_sub(y))),
-        Integer::Mul => unsigned!(size, map2(a, b, |x, y| x.wrapping_mul(y))),
-        Integer::Mla => unsigned!(size, map3(a, b, insn.vd(regs), |x, y, z| z.wrapping_add(x.wrapping_mul(y)))),
-        Integer::Mls => unsigned!(size, map3(a, b, insn.vd(regs), |x, y, z| z.wrapping_sub(x.wrapping_mul(y)))),
-        Integer::Pmul => map2::<u8>(a, b, polynomial_product),
-        Integer::Cmeq => compare(size, a, b, Comparison::Equal),
-        Integer::Cmtst => !compare(size, a & b, 0, Comparison::Equal),
-        Integer::Cmgt => compare(size, a, b, Comparison::Greater),
-        Integer::Cmge => !compare(size, b, a, Comparison::Greater),
-        Integer::Cmhi => compare(size, a, b, Comparison::Higher),
-        Integer::Cmhs => !compare(size, b, a, Comparison::Higher),
-        Integer::Smax => signed!(size, map2(a, b, |x, y| x.max(y))),
-        Integer::Smin => signed!(size, map2(a, b, |x, y| x.min(y))),
-        Integer::Umax => unsigned!(size, map2(a, b, |x, y| x.max(y))),
-        Integer::Umin => unsigned!(size, map2(a, b, |x, y| x.min(y))),
-        Integer::Sabd => signed_difference(size, a, b),
-        Integer::Uabd => unsigned_difference(size, a, b),
-        Integer::Saba => add(size, insn.vd(regs), signed_difference(size, a, b)),
-        Integer::Uaba => add(size, insn.vd(regs), unsigned_difference(size, a, b)),
+    let size = insn.arr.size();
+    match op {
+        Integer::And => bitwise(insn, regs, |n, m, _| n & m),
+        Integer::Bic => bitwise(insn, regs, |n, m, _| n & !m),
+        Integer::Orr => bitwise(insn, regs, |n, m, _| n | m),
+        Integer::Orn => bitwise(insn, regs, |n, m, _| n | !m),
+        Integer::Eor => bitwise(insn, regs, |n, m, _| n ^ m),
+        Integer::Bsl => bitwise(insn, regs, |n, m, d| m ^ ((m ^ n) & d)),
+        Integer::Bit => bitwise(insn, regs, |n, m, d| d ^ ((d ^ n) & m)),
+        Integer::Bif => bitwise(insn, regs, |n, m, d| d ^ ((d ^ n) & !m)),
+        Integer::Add => unsigned!(size, binary(insn, regs, |x, y, _| x.wrapping_add(y))),
+        Integer::Sub => unsigned!(size, binary(insn, regs, |x, y, _| x.wrapping_sub(y))),
+        Integer::Mul | Integer::Mla | Integer::Mls if insn.imm != NOT_INDEXED => multiply_by_element(op, insn, regs),
+        Integer::Mul => unsigned!(size, binary(insn, regs, |x, y, _| x.wrapping_mul(y))),
+        Integer::Mla => unsigned!(size, binary(insn, regs, |x, y, z| z.wrapping_add(x.wrapping_mul(y)))),
+        Integer::Mls => unsigned!(size, binary(insn, regs, |x, y, z| z.wrapping_sub(x.wrapping_mul(y)))),
+        Integer::Pmul => binary::<u8>(insn, regs, |x, y, _| polynomial_product(x, y)),
+        Integer::Cmeq => signed!(size, binary(insn, regs, |x, y, _| if x == y { -1 } else { 0 })),
+        Integer::Cmtst => signed!(size, binary(insn, regs, |x, y, _| if x & y != 0 { -1 } else { 0 })),
+        Integer::Cmgt => signed!(size, binary(insn, regs, |x, y, _| if x > y { -1 } else { 0 })),
+        Integer::Cmge => signed!(size, binary(insn, regs, |x, y, _| if x >= y { -1 } else { 0 })),
+        Integer::Cmhi => unsigned!(size, binary(insn, regs, |x, y, _| if x > y { !0 } else { 0 })),
+        Integer::Cmhs => unsigned!(size, binary(insn, regs, |x, y, _| if x >= y { !0 } else { 0 })),
+        Integer::Smax => signed!(size, binary(insn, regs, |x, y, _| x.max(y))),
+        Integer::Smin => signed!(size, binary(insn, regs, |x, y, _| x.min(y))),
+        Integer::Umax => unsigned!(size, binary(insn, regs, |x, y, _| x.max(y))),
+        Integer::Umin => unsigned!(size, binary(insn, regs, |x, y, _| x.min(y))),
+        Integer::Sabd => signed!(size, binary(insn, regs, |x, y, _| x.max(y).wrapping_sub(x.min(y)))),
+        Integer::Uabd => unsigned!(size, binary(insn, regs, |x, y, _| x.max(y).wrapping_sub(x.min(y)))),
+        Integer::Saba => {
+            signed!(size, binary(insn, regs, |x, y, z| z.wrapping_add(x.max(y).wrapping_sub(x.min(y)))))
+        }
+        Integer::Uaba => {
+            unsigned!(size, binary(insn, regs, |x, y, z| z.wrapping_add(x.max(y).wrapping_sub(x.min(y)))))
+        }
         // Half the sum or difference without a wider type: what both have in common, and half of what differs.
-        Integer::Shadd => signed!(size, map2(a, b, |x, y| (x & y).wrapping_add((x ^ y) >> 1))),
-        Integer::Uhadd => unsigned!(size, map2(a, b, |x, y| (x & y).wrapping_add((x ^ y) >> 1))),
-        Integer::Srhadd => signed!(size, map2(a, b, |x, y| (x | y).wrapping_sub((x ^ y) >> 1))),
-        Integer::Urhadd => unsigned!(size, map2(a, b, |x, y| (x | y).wrapping_sub((x ^ y) >> 1))),
-        Integer::Shsub => signed!(size, map2(a, b, |x, y| ((x ^ y) >> 1).wrapping_sub(!x & y))),
-        Integer::Uhsub => unsigned!(size, map2(a, b, |x, y| ((x ^ y) >> 1).wrapping_sub(!x & y))),
-        Integer::Addp => unsigned!(size, pairwise(a, b, insn.arr.is_half(), |x, y| x.wrapping_add(y))),
-        Integer::Smaxp => signed!(size, pairwise(a, b, insn.arr.is_half(), |x, y| x.max(y))),
-        Integer::Sminp => signed!(size, pairwise(a, b, insn.arr.is_half(), |x, y| x.min(y))),
-        Integer::Umaxp => unsigned!(size, pairwise(a, b, insn.arr.is_half(), |x, y| x.max(y))),
-        Integer::Uminp => unsigned!(size, pairwise(a, b, insn.arr.is_half(), |x, y| x.min(y))),
-        Integer::Sdot => add(Size::S, insn.vd(regs), dot::<i8>(a, words(insn, b))),
-        Integer::Udot => add(Size::S, insn.vd(regs), dot::<u8>(a, words(insn, b))),
-    };
-    insn.write(regs, result);
+        Integer::Shadd => signed!(size, binary(insn, regs, |x, y, _| (x & y).wrapping_add((x ^ y) >> 1))),
+        Integer::Uhadd => unsigned!(size, binary(insn, regs, |x, y, _| (x & y).wrapping_add((x ^ y) >> 1))),
+        Integer::Srhadd => signed!(size, binary(insn, regs, |x, y, _| (x | y).wrapping_sub((x ^ y) >> 1))),
+        Integer::Urhadd => unsigned!(size, binary(insn, regs, |x, y, _| (x | y).wrapping_sub((x ^ y) >> 1))),
+        Integer::Shsub => signed!(size, binary(insn, regs, |x, y, _| ((x ^ y) >> 1).wrapping_sub(!x & y))),
+        Integer::Uhsub => unsigned!(size, binary(insn, regs, |x, y, _| ((x ^ y) >> 1).wrapping_sub(!x & y))),
+        Integer::Addp => unsigned!(size, pairwise(insn, regs, |x, y| x.wrapping_add(y))),
+        Integer::Smaxp => signed!(size, pairwise(insn, regs, |x, y| x.max(y))),
+        Integer::Sminp => signed!(size, pairwise(insn, regs, |x, y| x.min(y))),
+        Integer::Umaxp => unsigned!(size, pairwise(insn, regs, |x, y| x.max(y))),
+        Integer::Uminp => unsigned!(size, pairwise(insn, regs, |x, y| x.min(y))),
+        Integer::Sdot => dot::<i8>(insn, regs),
+        Integer::Udot => dot::<u8>(insn, regs),
+    }
 }
 
-/// The bits of `a` where `mask` is set, and those of `old` elsewhere.
-fn select(old: u128, a: u128, mask: u128) -> u128 {
-    old ^ ((old ^ a) & mask)
-}
-
-#[inline(always)]
-fn add(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y)))
-}
-
-#[inline(always)]
-fn signed_difference(size: Size, a: u128, b: u128) -> u128 {
-    signed!(size, map2(a, b, |x, y| if x > y { x.wrapping_sub(y) } else { y.wrapping_sub(x) }))
-}
-
-#[inline(always)]
-fn unsigned_difference(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.abs_diff(y)))
-}
-
-/// How two lanes are compared; the other three relations are these negated or swapped.
-#[derive(Clone, Copy)]
-pub(super) enum Comparison {
-    /// Equal.
-    Equal,
-    /// Signed greater than.
-    Greater,
-    /// Unsigned greater than.
-    Higher,
-}
-
-/// All ones in the lanes for which the comparison holds.
-#[inline(always)]
-pub(super) fn compare(size: Size, a: u128, b: u128, comparison: Comparison) -> u128 {
-    match comparison {
-        Comparison::Equal => signed!(size, map2(a, b, |x, y| if x == y { -1 } else { 0 })),
-        Comparison::Greater => signed!(size, map2(a, b, |x, y| if x > y { -1 } else { 0 })),
-        Comparison::Higher => unsigned!(size, map2(a, b, |x, y| if x > y { !0 } else { 0 })),
+/// MUL, MLA and MLS (by element), of 16- and 32-bit lanes.
+fn multiply_by_element(op: Integer, insn: SimdInsn, regs: &mut Regs) {
+    let size = insn.arr.size();
+    match op {
+        Integer::Mul => unsigned!(size, by_element(insn, regs, |x, y, _| x.wrapping_mul(y))),
+        Integer::Mla => unsigned!(size, by_element(insn, regs, |x, y, z| z.wrapping_add(x.wrapping_mul(y)))),
+        _ => unsigned!(size, by_element(insn, regs, |x, y, z| z.wrapping_sub(x.wrapping_mul(y)))),
     }
 }
 
@@ -104,17 +75,17 @@ fn polynomial_product(a: u8, b: u8) -> u8 {
     (0..8).fold(0, |sum, bit| if b >> bit & 1 != 0 { sum ^ a << bit } else { sum })
 }
 
-/// The second operand of a dot product: a vector, or in the by-element form one group of four bytes everywhere.
-fn words(insn: SimdInsn, vm: u128) -> u128 {
-    if insn.imm == NOT_INDEXED { vm } else { lanes::broadcast(Size::S, vm, insn.imm) }
-}
-
-/// In every word lane the sum of the products of its bytes.
-fn dot<T: lanes::Lane + Into<i32>>(a: u128, b: u128) -> u128 {
-    let (a, b) = (T::split(a), T::split(b));
+/// SDOT and UDOT: adds to every word lane the sum of the products of its bytes. In the by-element form one word of Vm
+/// serves all.
+#[inline(never)]
+fn dot<T: Lane + Into<i32>>(insn: SimdInsn, regs: &mut Regs) {
+    let vm = insn.vm(regs);
+    let vm = if insn.imm == NOT_INDEXED { vm } else { broadcast(Size::S, vm, insn.imm) };
+    let (a, b) = (*T::view(&regs.v[usize::from(insn.rn & 31)]), *T::view(&vm));
+    let mut out = i32::split(insn.vd(regs));
     let groups = a.as_ref().chunks_exact(4).zip(b.as_ref().chunks_exact(4));
-    groups.enumerate().fold(0, |out, (index, (x, y))| {
-        let sum: i32 = x.iter().zip(y).map(|(x, y)| (*x).into() * (*y).into()).sum();
-        out | low(u128::from(sum as u32)) << (32 * index)
-    })
+    for (sum, (x, y)) in out.iter_mut().zip(groups) {
+        *sum = x.iter().zip(y).fold(*sum, |sum, (x, y)| sum.wrapping_add((*x).into() * (*y).into()));
+    }
+    insn.write(regs, i32::join(out));
 }

@@ -2,6 +2,8 @@
 //!
 //! The loops work on whole fixed-size arrays, which the compiler turns into host vector instructions.
 
+use core::ops::{BitAnd, BitOr, BitXor};
+
 /// The size of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
@@ -49,11 +51,6 @@ impl Arrangement {
         Self::D2,
     ];
 
-    const MASKS: [u128; 12] = {
-        let low = u64::MAX as u128;
-        [0xff, 0xffff, 0xffff_ffff, low, low, low, low, low, u128::MAX, u128::MAX, u128::MAX, u128::MAX]
-    };
-
     /// One lane of `8 << size_log2` bits; `size_log2` is below 4.
     pub(crate) const fn scalar(size_log2: u32) -> Self {
         Self::ALL[(size_log2 & 3) as usize]
@@ -94,7 +91,19 @@ impl Arrangement {
     /// The bits of the register that the instruction writes; it clears the others.
     #[inline(always)]
     pub(crate) const fn mask(self) -> u128 {
-        Self::MASKS[self as usize]
+        MASKS[self as usize & 15]
+    }
+
+    /// [`Self::mask`] in lanes of `T`.
+    #[inline(always)]
+    pub(super) fn mask_lanes<T: Lane>(self) -> T::Lanes {
+        *T::view(&MASKS[self as usize & 15])
+    }
+
+    /// The bits that a widening instruction writes: all, or a scalar twice as wide.
+    #[inline(always)]
+    pub(super) fn wide_mask_lanes<T: Lane>(self) -> T::Lanes {
+        *T::view(&MASKS[if self.is_scalar() { (self as usize + 1) & 3 } else { 15 }])
     }
 
     /// Whether this is a scalar form.
@@ -116,14 +125,26 @@ impl Arrangement {
     }
 }
 
+/// [`Arrangement::mask`] of every arrangement; 16 entries, so that an index masked with 15 needs no bounds check.
+static MASKS: [u128; 16] = {
+    let (low, full) = (u64::MAX as u128, u128::MAX);
+    [0xff, 0xffff, 0xffff_ffff, low, low, low, low, low, full, full, full, full, full, full, full, full]
+};
+
 /// A lane type. Lane 0 is the least significant.
-pub(crate) trait Lane: core::marker::Copy + Default {
+pub(crate) trait Lane:
+    core::marker::Copy + Default + PartialEq + BitAnd<Output = Self> + BitOr<Output = Self> + BitXor<Output = Self>
+{
     /// All lanes of a register.
     type Lanes: AsRef<[Self]> + AsMut<[Self]> + core::marker::Copy;
     /// The lanes of `v`.
     fn split(v: u128) -> Self::Lanes;
     /// The register with these lanes.
     fn join(lanes: Self::Lanes) -> u128;
+    /// The lanes of a register, in place.
+    fn view(v: &u128) -> &Self::Lanes;
+    /// The lanes of a register, in place.
+    fn view_mut(v: &mut u128) -> &mut Self::Lanes;
 }
 
 macro_rules! lane {
@@ -132,11 +153,19 @@ macro_rules! lane {
             type Lanes = [$t; 16 / size_of::<$t>()];
             #[inline(always)]
             fn split(v: u128) -> Self::Lanes {
-                zerocopy::transmute!(v.to_le())
+                zerocopy::transmute!(v)
             }
             #[inline(always)]
             fn join(lanes: Self::Lanes) -> u128 {
-                u128::from_le(zerocopy::transmute!(lanes))
+                zerocopy::transmute!(lanes)
+            }
+            #[inline(always)]
+            fn view(v: &u128) -> &Self::Lanes {
+                zerocopy::transmute_ref!(v)
+            }
+            #[inline(always)]
+            fn view_mut(v: &mut u128) -> &mut Self::Lanes {
+                zerocopy::transmute_mut!(v)
             }
         }
     )*};
@@ -191,33 +220,6 @@ pub(super) fn map2<T: Lane>(a: u128, b: u128, f: impl Fn(T, T) -> T) -> u128 {
         *x = f(*x, *y);
     }
     T::join(a)
-}
-
-/// `f` of every triple of corresponding lanes.
-#[inline(always)]
-pub(super) fn map3<T: Lane>(a: u128, b: u128, c: u128, f: impl Fn(T, T, T) -> T) -> u128 {
-    let (mut a, b, c) = (T::split(a), T::split(b), T::split(c));
-    for ((x, y), z) in a.as_mut().iter_mut().zip(b.as_ref()).zip(c.as_ref()) {
-        *x = f(*x, *y, *z);
-    }
-    T::join(a)
-}
-
-/// `f` of adjacent lanes of `a` then of `b`, as the pairwise instructions have it. With `half` each of them has 64 bits.
-#[inline(always)]
-pub(super) fn pairwise<T: Lane>(a: u128, b: u128, half: bool, f: impl Fn(T, T) -> T) -> u128 {
-    let (a, b) = if half { (low(a) | b << 64, 0) } else { (a, b) };
-    let (a, b) = (T::split(a), T::split(b));
-    let mut out = a;
-    let middle = a.as_ref().len() / 2;
-    let (first, second) = out.as_mut().split_at_mut(middle);
-    for (r, pair) in first.iter_mut().zip(a.as_ref().chunks_exact(2)) {
-        *r = f(pair[0], pair[1]);
-    }
-    for (r, pair) in second.iter_mut().zip(b.as_ref().chunks_exact(2)) {
-        *r = f(pair[0], pair[1]);
-    }
-    T::join(out)
 }
 
 /// Element `index` of `v` in every lane. An index past the last element counts from the first again; decoding makes none.

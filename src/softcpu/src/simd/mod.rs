@@ -1,7 +1,7 @@
 //! Decodes and executes the data-processing instructions of the encoding group "Data Processing – Scalar Floating-Point
 //! and Advanced SIMD" (Arm ARM DDI 0487, C4.1: bits 28:25 are x111).
 //!
-//! [`decode`] turns a word into a [`SimdInsn`], once; [`execute`] runs it on a [`Regs`]. Neither knows of memory,
+//! [`decode()`] turns a word into a [`SimdInsn`], once; [`execute`] runs it on a [`Regs`]. Neither knows of memory,
 //! exceptions or CPACR_EL1: the caller has checked that FP is enabled, and treats `None` from `decode` as UNDEFINED.
 //!
 //! # Features
@@ -15,7 +15,7 @@
 //! and NEP read as zero. Of FPCR only AHP, DN, FZ, RMode and FZ16 may be set; floating-point traps are not implemented.
 //!
 //! The surprise: one [`SimdInsn`] covers an instruction's scalar, 64-bit and 128-bit forms. A result is computed on all
-//! 128 bits wherever that raises no flag, and [`Arrangement::mask`] clears what the form does not write.
+//! 128 bits wherever that raises no flag, and `Arrangement::mask` clears what the form does not write.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -30,6 +30,7 @@ mod fp_convert;
 mod fp_lanes;
 mod fp_scalar;
 mod integer;
+mod kernels;
 mod lanes;
 mod op;
 mod saturate;
@@ -41,15 +42,23 @@ mod widen;
 #[cfg(test)]
 mod tests;
 
+use crate::float;
 use crate::regs::Regs;
 pub use decode::decode;
 pub(crate) use lanes::{Arrangement, Size};
 pub(crate) use op::{Copy, Crypto, FpConvert, FpLanes, FpScalar, Integer, Op, Saturate, Shift, Unary, Widen};
 
+/// The bits of FPCR that software may set; the others read as zero (AHP, DN, FZ, RMode, FZ16).
+pub const FPCR_WRITABLE: u32 = float::AHP | float::DN | float::FZ | float::RMODE | float::FZ16;
+
+/// The bits of FPSR that software may set: QC and the cumulative exceptions.
+pub const FPSR_WRITABLE: u32 =
+    saturate::QC | float::IDC | float::IXC | float::UFC | float::OFC | float::DZC | float::IOC;
+
 /// Value of [`SimdInsn::imm`] where an instruction that has a by-element form takes a whole vector.
 pub(crate) const NOT_INDEXED: u8 = 0xff;
 
-/// One decoded instruction. What `ra` and `imm` hold is said at each operation of [`Op`].
+/// One decoded instruction. What `ra` and `imm` hold is said at each operation of `Op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SimdInsn {
     /// What to do.

@@ -1,100 +1,80 @@
 //! Integer operations that saturate and record it in FPSR.QC (Arm ARM C7.2; shared/functions/vector/SatQ).
 
-use super::lanes::{map, map2, map3, signed, unsigned};
+use super::kernels::saturating;
+use super::lanes::{Lane, signed, unsigned};
 use super::{Saturate, SimdInsn, Size};
 use crate::regs::Regs;
-use core::cell::Cell;
 
 /// FPSR.QC: an integer operation has saturated.
 pub(super) const QC: u32 = 1 << 27;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Saturate, insn: SimdInsn, regs: &mut Regs) {
     let size = insn.arr.size();
-    let (a, b) = (insn.vn(regs), insn.vm_or_element(regs));
-    // The saturated result and the one modulo the lane size: where they differ, a lane has saturated.
-    let (result, exact) = match op {
+    match op {
         Saturate::Sqadd => {
-            (signed!(size, map2(a, b, |x, y| x.saturating_add(y))), signed!(size, map2(a, b, |x, y| x.wrapping_add(y))))
+            signed!(size, saturating(insn, regs, |x, y, _| x.saturating_add(y), |x, y, _| x.wrapping_add(y)))
         }
-        Saturate::Uqadd => (
-            unsigned!(size, map2(a, b, |x, y| x.saturating_add(y))),
-            unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y))),
-        ),
+        Saturate::Uqadd => {
+            unsigned!(size, saturating(insn, regs, |x, y, _| x.saturating_add(y), |x, y, _| x.wrapping_add(y)))
+        }
         Saturate::Sqsub => {
-            (signed!(size, map2(a, b, |x, y| x.saturating_sub(y))), signed!(size, map2(a, b, |x, y| x.wrapping_sub(y))))
+            signed!(size, saturating(insn, regs, |x, y, _| x.saturating_sub(y), |x, y, _| x.wrapping_sub(y)))
         }
-        Saturate::Uqsub => (
-            unsigned!(size, map2(a, b, |x, y| x.saturating_sub(y))),
-            unsigned!(size, map2(a, b, |x, y| x.wrapping_sub(y))),
+        Saturate::Uqsub => {
+            unsigned!(size, saturating(insn, regs, |x, y, _| x.saturating_sub(y), |x, y, _| x.wrapping_sub(y)))
+        }
+        Saturate::Sqabs => {
+            signed!(size, saturating(insn, regs, |x, _, _| x.saturating_abs(), |x, _, _| x.wrapping_abs()))
+        }
+        Saturate::Sqneg => {
+            signed!(size, saturating(insn, regs, |x, _, _| x.saturating_neg(), |x, _, _| x.wrapping_neg()))
+        }
+        Saturate::Suqadd => signed!(
+            size,
+            saturating(insn, regs, |x, _, z| z.saturating_add_unsigned(x as _), |x, _, z| z.wrapping_add(x))
         ),
-        Saturate::Sqabs => (signed!(size, map(a, |x| x.saturating_abs())), signed!(size, map(a, |x| x.wrapping_abs()))),
-        Saturate::Sqneg => (signed!(size, map(a, |x| x.saturating_neg())), signed!(size, map(a, |x| x.wrapping_neg()))),
-        Saturate::Suqadd => {
-            let d = insn.vd(regs);
-            let sum = unsigned!(size, map2(d, a, |x, y| x.wrapping_add(y)));
-            (signed!(size, map2(d, a, |x, y| x.saturating_add_unsigned(y as _))), sum)
+        Saturate::Usqadd => unsigned!(
+            size,
+            saturating(insn, regs, |x, _, z| z.saturating_add_signed(x as _), |x, _, z| z.wrapping_add(x))
+        ),
+        Saturate::Sqdmulh | Saturate::Sqrdmulh | Saturate::Sqrdmlah | Saturate::Sqrdmlsh => {
+            if size == Size::H {
+                doubling_high::<i16>(op, insn, regs);
+            } else {
+                doubling_high::<i32>(op, insn, regs);
+            }
         }
-        Saturate::Usqadd => {
-            let d = insn.vd(regs);
-            let sum = unsigned!(size, map2(d, a, |x, y| x.wrapping_add(y)));
-            (unsigned!(size, map2(d, a, |x, y| x.saturating_add_signed(y as _))), sum)
-        }
-        Saturate::Sqdmulh | Saturate::Sqrdmulh => {
-            let round = matches!(op, Saturate::Sqrdmulh);
-            let exact = doubling_high(size, a, b, 0, Accumulate::None { round }, insn);
-            return write(insn, regs, exact);
-        }
-        Saturate::Sqrdmlah => {
-            let exact = doubling_high(size, a, b, insn.vd(regs), Accumulate::Add, insn);
-            return write(insn, regs, exact);
-        }
-        Saturate::Sqrdmlsh => {
-            let exact = doubling_high(size, a, b, insn.vd(regs), Accumulate::Subtract, insn);
-            return write(insn, regs, exact);
-        }
-    };
-    write(insn, regs, (result, (result ^ exact) & insn.arr.mask() != 0));
+    }
 }
 
-fn write(insn: SimdInsn, regs: &mut Regs, (result, saturated): (u128, bool)) {
+/// The upper halves of 2·a·b, or of (d << lane bits) ± 2·a·b rounded. All is divided by two, to fit 64 bits.
+#[inline(never)]
+fn doubling_high<T: Lane + Into<i64> + TryFrom<i64>>(op: Saturate, insn: SimdInsn, regs: &mut Regs) {
+    // Lanes outside the arrangement are zero here, and zero saturates nothing.
+    let mask = insn.arr.mask();
+    let (a, b) = (T::split(insn.vn(regs) & mask), T::split(insn.vm_or_element(regs) & mask));
+    let mut out = T::split(insn.vd(regs) & mask);
+    let shift = insn.arr.lane_bits() - 1;
+    let half = 1i64 << (shift - 1);
+    let maximum = (1i64 << shift) - 1;
+    let mut saturated = false;
+    for ((z, x), y) in out.as_mut().iter_mut().zip(a.as_ref()).zip(b.as_ref()) {
+        let product: i64 = (*x).into() * (*y).into();
+        let addend: i64 = (*z).into() << shift;
+        let sum = match op {
+            Saturate::Sqdmulh => product,
+            Saturate::Sqrdmulh => product + half,
+            Saturate::Sqrdmlah => addend + product + half,
+            _ => addend - product + half,
+        };
+        let value = (sum >> shift).clamp(-maximum - 1, maximum);
+        saturated |= value != sum >> shift;
+        *z = T::try_from(value).unwrap_or_default();
+    }
     if saturated {
         regs.fpsr |= QC;
     }
-    insn.write(regs, result);
-}
-
-/// What a doubling multiplication adds its product to.
-#[derive(Clone, Copy)]
-enum Accumulate {
-    None { round: bool },
-    Add,
-    Subtract,
-}
-
-/// The upper halves of 2·a·b, or of (c << lane bits) ± 2·a·b rounded, and whether a lane of the arrangement saturated.
-fn doubling_high(size: Size, a: u128, b: u128, c: u128, kind: Accumulate, insn: SimdInsn) -> (u128, bool) {
-    // Lanes outside the arrangement are zero here, and zero saturates nothing.
-    let mask = insn.arr.mask();
-    let (a, b, c) = (a & mask, b & mask, c & mask);
-    let saturated = Cell::new(false);
-    // Two 32-bit lanes and an accumulator can exceed 64 bits.
-    let high = |x: i128, y: i128, z: i128, bits: u32| {
-        let (product, half) = (2 * x * y, 1 << (bits - 1));
-        let sum = match kind {
-            Accumulate::None { round } => product + if round { half } else { 0 },
-            Accumulate::Add => (z << bits) + product + half,
-            Accumulate::Subtract => (z << bits) - product + half,
-        };
-        let value = sum >> bits;
-        let limit = (1 << (bits - 1)) - 1;
-        let clamped = value.clamp(-limit - 1, limit);
-        saturated.set(saturated.get() | (clamped != value));
-        clamped
-    };
-    let result = match size {
-        Size::H => map3::<i16>(a, b, c, |x, y, z| high(x.into(), y.into(), z.into(), 16) as i16),
-        _ => map3::<i32>(a, b, c, |x, y, z| high(x.into(), y.into(), z.into(), 32) as i32),
-    };
-    (result, saturated.get())
+    insn.write(regs, T::join(out));
 }

@@ -4,6 +4,7 @@ use super::Crypto;
 use super::lanes::Lane;
 
 /// The new value of Vd, of the values of Vn, Vm and Vd.
+#[inline(never)]
 pub(super) fn execute(op: Crypto, n: u128, m: u128, d: u128) -> u128 {
     match op {
         Crypto::Sha1c => sha1_rounds(n, m, d, |x, y, z| ((y ^ z) & x) ^ z),

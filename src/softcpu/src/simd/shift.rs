@@ -1,45 +1,61 @@
 //! Shifts that keep the lane size, by register and by immediate (Arm ARM C7.2).
 
+use super::kernels::{binary, unary};
 use super::lanes::{Lane, map, map2, signed, unsigned};
 use super::saturate::QC;
-use super::{Shift, SimdInsn, Size};
+use super::{Shift, SimdInsn};
 use crate::regs::Regs;
 use core::cell::Cell;
 
+/// `x` shifted right by 1 to the lane size; by the lane size it leaves zero, or the sign.
+macro_rules! right {
+    ($x:expr, $distance:expr) => {
+        ($x >> ($distance - 1)) >> 1
+    };
+}
+
+/// As `right!`, rounded half up: the last bit shifted out is the carry.
+macro_rules! rounding_right {
+    ($x:expr, $distance:expr) => {{
+        let most = $x >> ($distance - 1);
+        (most >> 1) + (most & 1)
+    }};
+}
+
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Shift, insn: SimdInsn, regs: &mut Regs) {
-    let (a, size, imm) = (insn.vn(regs), insn.arr.size(), u32::from(insn.imm));
-    let bits = insn.arr.lane_bits();
-    let result = match op {
+    let (size, imm, bits) = (insn.arr.size(), u32::from(insn.imm), insn.arr.lane_bits());
+    match op {
         Shift::Sshl => {
-            signed!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+            signed!(
+                size,
+                binary(insn, regs, move |x, y, _| plain(x, y as u8 as i8, bits, |x, n| x << n, |x, n| x >> n))
+            )
         }
         Shift::Ushl => {
-            unsigned!(size, map2(a, insn.vm(regs), |x, y| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
+            unsigned!(size, binary(insn, regs, move |x, y, _| plain(x, y as i8, bits, |x, n| x << n, |x, n| x >> n)))
         }
         Shift::Srshl | Shift::Urshl | Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl => {
-            by_register(op, insn, regs)
+            by_register(op, insn, regs);
         }
-        Shift::Sshr => signed_right(size, a, imm),
-        Shift::Ushr => unsigned_right(size, a, imm),
-        Shift::Ssra => accumulate(size, insn.vd(regs), signed_right(size, a, imm)),
-        Shift::Usra => accumulate(size, insn.vd(regs), unsigned_right(size, a, imm)),
-        Shift::Srshr => signed_rounding_right(size, a, imm),
-        Shift::Urshr => unsigned_rounding_right(size, a, imm),
-        Shift::Srsra => accumulate(size, insn.vd(regs), signed_rounding_right(size, a, imm)),
-        Shift::Ursra => accumulate(size, insn.vd(regs), unsigned_rounding_right(size, a, imm)),
+        Shift::Sshr => signed!(size, unary(insn, regs, move |x, _| right!(x, imm))),
+        Shift::Ushr => unsigned!(size, unary(insn, regs, move |x, _| right!(x, imm))),
+        Shift::Ssra => signed!(size, unary(insn, regs, move |x, z| z.wrapping_add(right!(x, imm)))),
+        Shift::Usra => unsigned!(size, unary(insn, regs, move |x, z| z.wrapping_add(right!(x, imm)))),
+        Shift::Srshr => signed!(size, unary(insn, regs, move |x, _| rounding_right!(x, imm))),
+        Shift::Urshr => unsigned!(size, unary(insn, regs, move |x, _| rounding_right!(x, imm))),
+        Shift::Srsra => signed!(size, unary(insn, regs, move |x, z| z.wrapping_add(rounding_right!(x, imm)))),
+        Shift::Ursra => unsigned!(size, unary(insn, regs, move |x, z| z.wrapping_add(rounding_right!(x, imm)))),
         Shift::Sri => {
-            let kept = !unsigned_right(size, u128::MAX, imm);
-            unsigned_right(size, a, imm) | insn.vd(regs) & kept
+            unsigned!(size, unary(insn, regs, move |x, z| right!(x, imm) | z >> (bits - imm) << (bits - imm)))
         }
-        Shift::Shl => left(size, a, imm),
-        Shift::Sli => {
-            let kept = !left(size, u128::MAX, imm);
-            left(size, a, imm) | insn.vd(regs) & kept
+        Shift::Shl => unsigned!(size, unary(insn, regs, move |x, _| x << imm)),
+        Shift::Sli => unsigned!(size, unary(insn, regs, move |x, z| x << imm | z ^ (z >> imm << imm))),
+        Shift::Sqshlu | Shift::SqshlImm | Shift::UqshlImm => {
+            saturating_left(op, insn, regs);
         }
-        Shift::Sqshlu | Shift::SqshlImm | Shift::UqshlImm => saturating_left(op, insn, regs),
-    };
-    insn.write(regs, result);
+    }
 }
 
 /// `x` shifted left by `amount`, or right by its negative, without rounding. `right` gets 1 to `bits`.
@@ -57,7 +73,8 @@ fn plain<T: Lane>(x: T, amount: i8, bits: u32, left: impl Fn(T, u32) -> T, right
 }
 
 /// A shift by register that rounds or saturates.
-fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
+#[inline(never)]
+fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let round = matches!(op, Shift::Srshl | Shift::Urshl | Shift::Sqrshl | Shift::Uqrshl);
     let saturating = matches!(op, Shift::Sqshl | Shift::Uqshl | Shift::Sqrshl | Shift::Uqrshl);
     let bits = insn.arr.lane_bits();
@@ -73,7 +90,7 @@ fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
     let signed_op = matches!(op, Shift::Srshl | Shift::Sqshl | Shift::Sqrshl);
     let result = if signed_op {
         let maximum = (1 << (bits - 1)) - 1;
-        signed!(insn.arr.size(), map2(a, b, |x, y| shift(x.into(), y as i8, -maximum - 1, maximum) as _))
+        signed!(insn.arr.size(), map2(a, b, |x, y| shift(x.into(), y as u8 as i8, -maximum - 1, maximum) as _))
     } else {
         let maximum = (1 << bits) - 1;
         unsigned!(insn.arr.size(), map2(a, b, |x, y| shift(x.into(), y as i8, 0, maximum) as _))
@@ -81,7 +98,7 @@ fn by_register(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
     if saturating && saturated.get() {
         regs.fpsr |= QC;
     }
-    result
+    insn.write(regs, result);
 }
 
 /// A lane value of at most 64 bits and a sign, shifted left by `amount` or right by its negative. A left shift by the
@@ -92,20 +109,16 @@ fn shift_wide(x: i128, amount: i8, bits: u32, round: bool) -> i128 {
     if amount >= 0 {
         if distance < bits { x << distance } else { x.signum() << 64 }
     } else {
-        rounding_right(x, distance, round)
+        // Lane values lie far inside i128, so shifts past 66 give what 66 gives.
+        let distance = distance.min(66);
+        let half = if round { 1 << (distance - 1) } else { 0 };
+        (x + half) >> distance
     }
 }
 
-/// `x >> distance`, rounded half up if asked. Lane values lie far inside i128, so shifts past 66 give what 66 gives.
-#[inline(always)]
-pub(super) fn rounding_right(x: i128, distance: u32, round: bool) -> i128 {
-    let distance = distance.min(66);
-    let half = if round && distance > 0 { 1 << (distance - 1) } else { 0 };
-    (x + half) >> distance
-}
-
 /// SQSHLU, SQSHL and UQSHL by immediate.
-fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
+#[inline(never)]
+fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) {
     let a = insn.vn(regs) & insn.arr.mask();
     let (bits, size, imm) = (insn.arr.lane_bits(), insn.arr.size(), insn.imm);
     let saturated = Cell::new(false);
@@ -124,46 +137,5 @@ fn saturating_left(op: Shift, insn: SimdInsn, regs: &mut Regs) -> u128 {
     if saturated.get() {
         regs.fpsr |= QC;
     }
-    result
-}
-
-fn accumulate(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y)))
-}
-
-/// Left by less than the lane size.
-fn left(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(size, map(a, |x| x.wrapping_shl(distance)))
-}
-
-/// Right by 1 to the lane size; a shift by the whole lane gives zero.
-fn unsigned_right(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(size, map(a, |x| x.checked_shr(distance).unwrap_or(0)))
-}
-
-/// Right by 1 to the lane size; a shift by the whole lane gives the sign.
-fn signed_right(size: Size, a: u128, distance: u32) -> u128 {
-    signed!(size, map(a, |x| (x >> (distance - 1)) >> 1))
-}
-
-/// Right by 1 to the lane size, rounding half up: the last bit shifted out is the carry.
-fn unsigned_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    unsigned!(
-        size,
-        map(a, |x| {
-            let most = x >> (distance - 1);
-            (most >> 1) + (most & 1)
-        })
-    )
-}
-
-/// As [`unsigned_rounding_right`], of signed lanes.
-fn signed_rounding_right(size: Size, a: u128, distance: u32) -> u128 {
-    signed!(
-        size,
-        map(a, |x| {
-            let most = x >> (distance - 1);
-            (most >> 1) + (most & 1)
-        })
-    )
+    insn.write(regs, result);
 }

@@ -1,78 +1,79 @@
 //! Integer operations on one vector, and reductions across its lanes (Arm ARM C7.2).
 
-use super::integer::{Comparison, compare};
-use super::lanes::{Lane, map, map2, signed, unsigned};
+use super::kernels::unary;
+use super::lanes::{Lane, signed, unsigned};
 use super::{SimdInsn, Size, Unary};
 use crate::float::estimate;
 use crate::regs::Regs;
 
 /// Executes one operation.
+#[inline(never)]
 pub(super) fn execute(op: Unary, insn: SimdInsn, regs: &mut Regs) {
-    let (a, size) = (insn.vn(regs), insn.arr.size());
-    let result = match op {
+    let size = insn.arr.size();
+    match op {
         Unary::Rev64 => match size {
-            Size::B => map::<u64>(a, u64::swap_bytes),
-            Size::H => map::<u64>(a, |x| (x.swap_bytes() & EVEN_BYTES) << 8 | (x.swap_bytes() >> 8) & EVEN_BYTES),
-            _ => map::<u64>(a, |x| x.rotate_left(32)),
+            Size::B => unary::<u64>(insn, regs, |x, _| x.swap_bytes()),
+            Size::H => unary::<u64>(insn, regs, |x, _| {
+                let reversed = x.swap_bytes();
+                (reversed & EVEN_BYTES) << 8 | (reversed >> 8) & EVEN_BYTES
+            }),
+            _ => unary::<u64>(insn, regs, |x, _| x.rotate_left(32)),
         },
         Unary::Rev32 => match size {
-            Size::B => map::<u32>(a, u32::swap_bytes),
-            _ => map::<u32>(a, |x| x.rotate_left(16)),
+            Size::B => unary::<u32>(insn, regs, |x, _| x.swap_bytes()),
+            _ => unary::<u32>(insn, regs, |x, _| x.rotate_left(16)),
         },
-        Unary::Rev16 => map::<u16>(a, u16::swap_bytes),
-        Unary::Cls => signed!(size, map(a, |x| ((x ^ (x >> 1)).leading_zeros() as u8 - 1) as _)),
-        Unary::Clz => unsigned!(size, map(a, |x| x.leading_zeros() as u8 as _)),
-        Unary::Cnt => map::<u8>(a, |x| x.count_ones() as u8),
-        Unary::Not => !a,
-        Unary::Rbit => map::<u8>(a, u8::reverse_bits),
-        Unary::Abs => signed!(size, map(a, |x| x.wrapping_abs())),
-        Unary::Neg => signed!(size, map(a, |x| x.wrapping_neg())),
-        Unary::Cmgt0 => compare(size, a, 0, Comparison::Greater),
-        Unary::Cmge0 => !compare(size, 0, a, Comparison::Greater),
-        Unary::Cmeq0 => compare(size, a, 0, Comparison::Equal),
-        Unary::Cmle0 => !compare(size, a, 0, Comparison::Greater),
-        Unary::Cmlt0 => compare(size, 0, a, Comparison::Greater),
-        Unary::Saddlp => signed_pairs(size, a),
-        Unary::Uaddlp => unsigned_pairs(size, a),
-        Unary::Sadalp => accumulate(size, insn.vd(regs), signed_pairs(size, a)),
-        Unary::Uadalp => accumulate(size, insn.vd(regs), unsigned_pairs(size, a)),
-        Unary::Urecpe => map::<u32>(a, estimate::unsigned_recip),
-        Unary::Ursqrte => map::<u32>(a, estimate::unsigned_rsqrt),
-        _ => return reduce(op, insn, regs),
-    };
-    insn.write(regs, result);
+        Unary::Rev16 => unary::<u16>(insn, regs, |x, _| x.swap_bytes()),
+        Unary::Cls => signed!(size, unary(insn, regs, |x, _| ((x ^ (x >> 1)).leading_zeros() as u8 - 1) as _)),
+        Unary::Clz => unsigned!(size, unary(insn, regs, |x, _| x.leading_zeros() as u8 as _)),
+        Unary::Cnt => unary::<u64>(insn, regs, |x, _| count_in_bytes(x)),
+        Unary::Not => unary::<u64>(insn, regs, |x, _| !x),
+        Unary::Rbit => unary::<u8>(insn, regs, |x, _| x.reverse_bits()),
+        Unary::Abs => signed!(size, unary(insn, regs, |x, _| x.wrapping_abs())),
+        Unary::Neg => signed!(size, unary(insn, regs, |x, _| x.wrapping_neg())),
+        Unary::Cmgt0 => signed!(size, unary(insn, regs, |x, _| if x > 0 { -1 } else { 0 })),
+        Unary::Cmge0 => signed!(size, unary(insn, regs, |x, _| if x >= 0 { -1 } else { 0 })),
+        Unary::Cmeq0 => signed!(size, unary(insn, regs, |x, _| if x == 0 { -1 } else { 0 })),
+        Unary::Cmle0 => signed!(size, unary(insn, regs, |x, _| if x <= 0 { -1 } else { 0 })),
+        Unary::Cmlt0 => signed!(size, unary(insn, regs, |x, _| if x < 0 { -1 } else { 0 })),
+        // The lower lane of each pair moves up to meet the sign of the upper.
+        Unary::Saddlp => match size {
+            Size::B => unary::<i16>(insn, regs, |x, _| i16::from(x as i8) + (x >> 8)),
+            Size::H => unary::<i32>(insn, regs, |x, _| i32::from(x as i16) + (x >> 16)),
+            _ => unary::<i64>(insn, regs, |x, _| i64::from(x as i32) + (x >> 32)),
+        },
+        Unary::Uaddlp => match size {
+            Size::B => unary::<u16>(insn, regs, |x, _| (x & 0xff) + (x >> 8)),
+            Size::H => unary::<u32>(insn, regs, |x, _| (x & 0xffff) + (x >> 16)),
+            _ => unary::<u64>(insn, regs, |x, _| (x & 0xffff_ffff) + (x >> 32)),
+        },
+        Unary::Sadalp => match size {
+            Size::B => unary::<i16>(insn, regs, |x, z| z.wrapping_add(i16::from(x as i8) + (x >> 8))),
+            Size::H => unary::<i32>(insn, regs, |x, z| z.wrapping_add(i32::from(x as i16) + (x >> 16))),
+            _ => unary::<i64>(insn, regs, |x, z| z.wrapping_add(i64::from(x as i32) + (x >> 32))),
+        },
+        Unary::Uadalp => match size {
+            Size::B => unary::<u16>(insn, regs, |x, z| z.wrapping_add((x & 0xff) + (x >> 8))),
+            Size::H => unary::<u32>(insn, regs, |x, z| z.wrapping_add((x & 0xffff) + (x >> 16))),
+            _ => unary::<u64>(insn, regs, |x, z| z.wrapping_add((x & 0xffff_ffff) + (x >> 32))),
+        },
+        Unary::Urecpe => unary::<u32>(insn, regs, |x, _| estimate::unsigned_recip(x)),
+        Unary::Ursqrte => unary::<u32>(insn, regs, |x, _| estimate::unsigned_rsqrt(x)),
+        _ => reduce(op, insn, regs),
+    }
 }
 
 const EVEN_BYTES: u64 = 0x00ff_00ff_00ff_00ff;
 
-/// Sums of adjacent lanes, twice as wide: the lower lane of each pair moves up to meet the sign of the upper.
-fn signed_pairs(size: Size, a: u128) -> u128 {
-    match size {
-        Size::B => map::<i16>(a, |x| i16::from(x as i8) + (x >> 8)),
-        Size::H => map::<i32>(a, |x| i32::from(x as i16) + (x >> 16)),
-        _ => map::<i64>(a, |x| i64::from(x as i32) + (x >> 32)),
-    }
-}
-
-/// As [`signed_pairs`], of unsigned lanes.
-fn unsigned_pairs(size: Size, a: u128) -> u128 {
-    match size {
-        Size::B => map::<u16>(a, |x| u16::from(x as u8) + (x >> 8)),
-        Size::H => map::<u32>(a, |x| u32::from(x as u16) + (x >> 16)),
-        _ => map::<u64>(a, |x| u64::from(x as u32) + (x >> 32)),
-    }
-}
-
-/// Adds lanes twice as wide as `size`.
-fn accumulate(size: Size, a: u128, b: u128) -> u128 {
-    match size {
-        Size::B => map2::<u16>(a, b, u16::wrapping_add),
-        Size::H => map2::<u32>(a, b, u32::wrapping_add),
-        _ => map2::<u64>(a, b, u64::wrapping_add),
-    }
+/// The number of bits set in every byte, as the byte's value.
+const fn count_in_bytes(x: u64) -> u64 {
+    let pairs = x - (x >> 1 & 0x5555_5555_5555_5555);
+    let nibbles = (pairs & 0x3333_3333_3333_3333) + (pairs >> 2 & 0x3333_3333_3333_3333);
+    (nibbles + (nibbles >> 4)) & 0x0f0f_0f0f_0f0f_0f0f
 }
 
 /// The operations that leave one scalar.
+#[inline(never)]
 fn reduce(op: Unary, insn: SimdInsn, regs: &mut Regs) {
     let (a, size, lanes) = (insn.vn(regs), insn.arr.size(), insn.arr.lanes());
     let bits = insn.arr.lane_bits();

@@ -3,138 +3,140 @@
 //! Widening extends both sources first and then works on wide lanes; narrowing works on wide lanes and then keeps half of
 //! each. [`SimdInsn::arr`] is the narrow side, and a full arrangement selects the upper half of the narrow register.
 
-use super::lanes::{Lane, broadcast, low, map, map2, signed, unsigned};
+use super::kernels::{narrowing, narrowing_saturating, widening, widening_second};
+use super::lanes::{Lane, broadcast, map, map2, signed, unsigned};
 use super::saturate::QC;
 use super::{NOT_INDEXED, SimdInsn, Size, Widen};
 use crate::regs::Regs;
 
-/// Executes one operation.
+/// Calls `f::<N, W>(args)` with the signed types of a narrow lane size.
+macro_rules! signed_pair {
+    ($size:expr, $f:ident($($arg:expr),*)) => {
+        match $size {
+            Size::B => $f::<i8, i16>($($arg),*),
+            Size::H => $f::<i16, i32>($($arg),*),
+            _ => $f::<i32, i64>($($arg),*),
+        }
+    };
+}
+
+/// Calls `f::<N, W>(args)` with the unsigned types of a narrow lane size.
+macro_rules! unsigned_pair {
+    ($size:expr, $f:ident($($arg:expr),*)) => {
+        match $size {
+            Size::B => $f::<u8, u16>($($arg),*),
+            Size::H => $f::<u16, u32>($($arg),*),
+            _ => $f::<u32, u64>($($arg),*),
+        }
+    };
+}
+
+/// Executes one operation. Products and sums of extended lanes never overflow; only additions to Vd and Vn wrap.
+#[inline(never)]
 pub(super) fn execute(op: Widen, insn: SimdInsn, regs: &mut Regs) {
+    let (size, bits, imm) = (insn.arr.size(), insn.arr.lane_bits(), u32::from(insn.imm));
     match op {
-        Widen::Addhn
-        | Widen::Raddhn
-        | Widen::Subhn
-        | Widen::Rsubhn
-        | Widen::Xtn
-        | Widen::Sqxtn
-        | Widen::Uqxtn
-        | Widen::Sqxtun
-        | Widen::Shrn
-        | Widen::Rshrn
-        | Widen::Sqshrn
-        | Widen::Sqrshrn
-        | Widen::Uqshrn
-        | Widen::Uqrshrn
-        | Widen::Sqshrun
-        | Widen::Sqrshrun => narrow(op, insn, regs),
-        _ => widen(op, insn, regs),
+        Widen::Saddl => signed_pair!(size, widening(insn, regs, |x, y, _| x + y)),
+        Widen::Uaddl => unsigned_pair!(size, widening(insn, regs, |x, y, _| x + y)),
+        Widen::Ssubl => signed_pair!(size, widening(insn, regs, |x, y, _| x - y)),
+        Widen::Usubl => unsigned_pair!(size, widening(insn, regs, |x, y, _| x.wrapping_sub(y))),
+        Widen::Saddw => signed_pair!(size, widening_second(insn, regs, |x, y| x.wrapping_add(y))),
+        Widen::Uaddw => unsigned_pair!(size, widening_second(insn, regs, |x, y| x.wrapping_add(y))),
+        Widen::Ssubw => signed_pair!(size, widening_second(insn, regs, |x, y| x.wrapping_sub(y))),
+        Widen::Usubw => unsigned_pair!(size, widening_second(insn, regs, |x, y| x.wrapping_sub(y))),
+        Widen::Sabdl => signed_pair!(size, widening(insn, regs, |x, y, _| x.max(y) - x.min(y))),
+        Widen::Uabdl => unsigned_pair!(size, widening(insn, regs, |x, y, _| x.max(y) - x.min(y))),
+        Widen::Sabal => signed_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_add(x.max(y) - x.min(y)))),
+        Widen::Uabal => unsigned_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_add(x.max(y) - x.min(y)))),
+        Widen::Smull => signed_pair!(size, widening(insn, regs, |x, y, _| x * y)),
+        Widen::Umull => unsigned_pair!(size, widening(insn, regs, |x, y, _| x * y)),
+        Widen::Smlal => signed_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_add(x * y))),
+        Widen::Umlal => unsigned_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_add(x * y))),
+        Widen::Smlsl => signed_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_sub(x * y))),
+        Widen::Umlsl => unsigned_pair!(size, widening(insn, regs, |x, y, z| z.wrapping_sub(x * y))),
+        Widen::Sshll => signed_pair!(size, widening(insn, regs, move |x, _, _| x.wrapping_shl(imm))),
+        Widen::Ushll => unsigned_pair!(size, widening(insn, regs, move |x, _, _| x.wrapping_shl(imm))),
+        Widen::Pmull if size == Size::B => widening::<u8, u16>(insn, regs, |x, y, _| {
+            (0..8).fold(0, |sum, bit| if y >> bit & 1 != 0 { sum ^ x << bit } else { sum })
+        }),
+        Widen::Pmull => long_polynomial_product(insn, regs),
+        Widen::Sqdmull | Widen::Sqdmlal | Widen::Sqdmlsl => doubling(op, insn, regs),
+        Widen::Addhn => unsigned_pair!(size, narrowing(insn, regs, move |x, y| (x.wrapping_add(y) >> bits) as _)),
+        Widen::Subhn => unsigned_pair!(size, narrowing(insn, regs, move |x, y| (x.wrapping_sub(y) >> bits) as _)),
+        Widen::Raddhn => unsigned_pair!(
+            size,
+            narrowing(insn, regs, move |x, y| (x.wrapping_add(y).wrapping_add(1 << (bits - 1)) >> bits) as _)
+        ),
+        Widen::Rsubhn => unsigned_pair!(
+            size,
+            narrowing(insn, regs, move |x, y| (x.wrapping_sub(y).wrapping_add(1 << (bits - 1)) >> bits) as _)
+        ),
+        Widen::Xtn => unsigned_pair!(size, narrowing(insn, regs, |x, _| x as _)),
+        Widen::Shrn => unsigned_pair!(size, narrowing(insn, regs, move |x, _| (x >> imm) as _)),
+        Widen::Rshrn => {
+            unsigned_pair!(size, narrowing(insn, regs, move |x, _| ((x >> imm) + (x >> (imm - 1) & 1)) as _))
+        }
+        _ => narrow_saturating(op, insn, regs),
     }
 }
 
-/// The wide result of a widening operation.
-fn widen(op: Widen, insn: SimdInsn, regs: &mut Regs) {
+/// SQDMULL, SQDMLAL and SQDMLSL: the doubled product saturates, then so does its sum with Vd.
+#[inline(never)]
+fn doubling(op: Widen, insn: SimdInsn, regs: &mut Regs) {
     let (narrow, wide) = (insn.arr.size(), wider(insn.arr.size()));
-    let (vn, d) = (insn.vn(regs), insn.vd(regs));
-    let a = part(insn, vn);
-    let b = match (op, insn.imm) {
-        (Widen::Sshll | Widen::Ushll, _) => 0,
-        (_, NOT_INDEXED) => part(insn, insn.vm(regs)),
-        (_, index) => part(insn, broadcast(narrow, insn.vm(regs), index)),
+    let d = insn.vd(regs);
+    let a = sign_extend(narrow, part(insn, insn.vn(regs)));
+    let b = match insn.imm {
+        NOT_INDEXED => insn.vm(regs),
+        index => broadcast(narrow, insn.vm(regs), index),
     };
-    let imm = u32::from(insn.imm);
-    let signed_product = || multiply(wide, sign_extend(narrow, a), sign_extend(narrow, b));
-    let unsigned_product = || multiply(wide, zero_extend(narrow, a), zero_extend(narrow, b));
-    let result = match op {
-        Widen::Saddl => add(wide, sign_extend(narrow, a), sign_extend(narrow, b)),
-        Widen::Uaddl => add(wide, zero_extend(narrow, a), zero_extend(narrow, b)),
-        Widen::Ssubl => subtract(wide, sign_extend(narrow, a), sign_extend(narrow, b)),
-        Widen::Usubl => subtract(wide, zero_extend(narrow, a), zero_extend(narrow, b)),
-        Widen::Saddw => add(wide, vn, sign_extend(narrow, b)),
-        Widen::Uaddw => add(wide, vn, zero_extend(narrow, b)),
-        Widen::Ssubw => subtract(wide, vn, sign_extend(narrow, b)),
-        Widen::Usubw => subtract(wide, vn, zero_extend(narrow, b)),
-        Widen::Sabdl => difference(wide, sign_extend(narrow, a), sign_extend(narrow, b)),
-        Widen::Uabdl => difference(wide, zero_extend(narrow, a), zero_extend(narrow, b)),
-        Widen::Sabal => add(wide, d, difference(wide, sign_extend(narrow, a), sign_extend(narrow, b))),
-        Widen::Uabal => add(wide, d, difference(wide, zero_extend(narrow, a), zero_extend(narrow, b))),
-        Widen::Smull => signed_product(),
-        Widen::Umull => unsigned_product(),
-        Widen::Smlal => add(wide, d, signed_product()),
-        Widen::Umlal => add(wide, d, unsigned_product()),
-        Widen::Smlsl => subtract(wide, d, signed_product()),
-        Widen::Umlsl => subtract(wide, d, unsigned_product()),
-        Widen::Sshll => unsigned!(wide, map(sign_extend(narrow, a), |x| x.wrapping_shl(imm))),
-        Widen::Ushll => unsigned!(wide, map(zero_extend(narrow, a), |x| x.wrapping_shl(imm))),
-        Widen::Pmull if narrow == Size::D => polynomial_product(a as u64, b as u64),
-        Widen::Pmull => map2::<u16>(zero_extend(narrow, a), zero_extend(narrow, b), |x, y| {
-            (0..8).fold(0, |sum, bit| if y >> bit & 1 != 0 { sum ^ x << bit } else { sum })
-        }),
-        _ => {
-            let (value, saturated) = doubling(op, wide, d, signed_product());
-            if saturated {
-                regs.fpsr |= QC;
-            }
-            value
-        }
+    let product = unsigned!(wide, map2(a, sign_extend(narrow, part(insn, b)), |x, y| x.wrapping_mul(y)));
+    let doubled = signed!(wide, map(product, |x| x.saturating_add(x)));
+    let (result, exact) = match op {
+        Widen::Sqdmlal => (
+            signed!(wide, map2(d, doubled, |x, y| x.saturating_add(y))),
+            unsigned!(wide, map2(d, doubled, |x, y| x.wrapping_add(y))),
+        ),
+        Widen::Sqdmlsl => (
+            signed!(wide, map2(d, doubled, |x, y| x.saturating_sub(y))),
+            unsigned!(wide, map2(d, doubled, |x, y| x.wrapping_sub(y))),
+        ),
+        _ => (doubled, doubled),
     };
+    // Lanes outside a scalar have the product zero, which saturates nothing.
+    if result != exact || doubled != unsigned!(wide, map2(product, product, |x, y| x.wrapping_add(y))) {
+        regs.fpsr |= QC;
+    }
     let mask = if insn.arr.is_scalar() { (1 << (2 * insn.arr.lane_bits())) - 1 } else { u128::MAX };
     insn.write_all(regs, result & mask);
 }
 
-/// SQDMULL, SQDMLAL and SQDMLSL: the doubled product saturates, then so does its sum with `d`.
-fn doubling(op: Widen, wide: Size, d: u128, product: u128) -> (u128, bool) {
-    let doubled = signed!(wide, map(product, |x| x.saturating_add(x)));
-    let mut saturated = doubled != add(wide, product, product);
-    let result = match op {
-        Widen::Sqdmlal => signed!(wide, map2(d, doubled, |x, y| x.saturating_add(y))),
-        Widen::Sqdmlsl => signed!(wide, map2(d, doubled, |x, y| x.saturating_sub(y))),
-        _ => return (doubled, saturated),
-    };
-    let exact = if matches!(op, Widen::Sqdmlal) { add(wide, d, doubled) } else { subtract(wide, d, doubled) };
-    saturated |= result != exact;
-    (result, saturated)
-}
-
-/// The narrow result of a narrowing operation.
-fn narrow(op: Widen, insn: SimdInsn, regs: &mut Regs) {
-    let (size, wide) = (insn.arr.size(), wider(insn.arr.size()));
-    let bits = insn.arr.lane_bits();
-    let imm = u32::from(insn.imm);
-    // Lanes outside a scalar are zero, and zero saturates nothing.
-    let a = if insn.arr.is_scalar() { insn.vn(regs) & ((1 << (2 * bits)) - 1) } else { insn.vn(regs) };
-    let half = 1u64 << (bits - 1);
-    let high_half = |v: u128| unsigned!(wide, map(v, |x| x >> bits));
-    let rounded = |v: u128| unsigned!(wide, map(v, |x| x.wrapping_add(half as _)));
-    let (value, saturated) = match op {
-        Widen::Addhn => (high_half(add(wide, a, insn.vm(regs))), false),
-        Widen::Raddhn => (high_half(rounded(add(wide, a, insn.vm(regs)))), false),
-        Widen::Subhn => (high_half(subtract(wide, a, insn.vm(regs))), false),
-        Widen::Rsubhn => (high_half(rounded(subtract(wide, a, insn.vm(regs)))), false),
-        Widen::Shrn => (unsigned!(wide, map(a, |x| x >> imm)), false),
-        Widen::Rshrn => (unsigned_shift(wide, a, imm, true), false),
-        Widen::Sqxtn => clamp_signed(wide, a, -(1 << (bits - 1)), (1 << (bits - 1)) - 1),
-        Widen::Sqxtun => clamp_signed(wide, a, 0, (1 << bits) - 1),
-        Widen::Uqxtn => clamp_unsigned(wide, a, (1 << bits) - 1),
-        Widen::Sqshrn | Widen::Sqrshrn => {
-            let shifted = signed_shift(wide, a, imm, matches!(op, Widen::Sqrshrn));
-            clamp_signed(wide, shifted, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-        }
-        Widen::Sqshrun | Widen::Sqrshrun => {
-            clamp_signed(wide, signed_shift(wide, a, imm, matches!(op, Widen::Sqrshrun)), 0, (1 << bits) - 1)
-        }
-        Widen::Uqshrn | Widen::Uqrshrn => {
-            clamp_unsigned(wide, unsigned_shift(wide, a, imm, matches!(op, Widen::Uqrshrn)), (1 << bits) - 1)
-        }
-        _ => (a, false),
-    };
-    if saturated {
-        regs.fpsr |= QC;
+/// The narrowing operations that saturate. Scalars leave lanes of zero above them, which cutting off keeps.
+#[inline(never)]
+fn narrow_saturating(op: Widen, insn: SimdInsn, regs: &mut Regs) {
+    let (size, bits, imm) = (insn.arr.size(), insn.arr.lane_bits(), u32::from(insn.imm));
+    let half = 1i64 << (bits - 1);
+    let whole = 2 * half - 1;
+    macro_rules! signed_narrow {
+        ($range:expr, $f:expr) => {
+            signed_pair!(size, narrowing_saturating(insn, regs, $range, $f, |x| x as _))
+        };
     }
-    let value = low(truncate(size, value));
-    if insn.arr.is_full() {
-        insn.write_all(regs, low(insn.vd(regs)) | value << 64);
-    } else {
-        insn.write(regs, value);
+    macro_rules! unsigned_narrow {
+        ($f:expr) => {
+            unsigned_pair!(size, narrowing_saturating(insn, regs, 0..=whole as _, $f, |x| x as _))
+        };
+    }
+    match op {
+        Widen::Sqxtn => signed_narrow!(-half as _..=(half - 1) as _, |x| x),
+        Widen::Sqxtun => signed_narrow!(0..=whole as _, |x| x),
+        Widen::Uqxtn => unsigned_narrow!(|x| x),
+        Widen::Sqshrn => signed_narrow!(-half as _..=(half - 1) as _, move |x| x >> imm),
+        Widen::Sqrshrn => signed_narrow!(-half as _..=(half - 1) as _, move |x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Sqshrun => signed_narrow!(0..=whole as _, move |x| x >> imm),
+        Widen::Sqrshrun => signed_narrow!(0..=whole as _, move |x| (x >> imm) + (x >> (imm - 1) & 1)),
+        Widen::Uqshrn => unsigned_narrow!(move |x| x >> imm),
+        _ => unsigned_narrow!(move |x| (x >> imm) + (x >> (imm - 1) & 1)),
     }
 }
 
@@ -171,88 +173,29 @@ fn sign_extend(size: Size, v: u128) -> u128 {
     }
 }
 
-#[inline(always)]
-fn zero_extend(size: Size, v: u128) -> u128 {
-    match size {
-        Size::B => extend::<u8, u16>(v),
-        Size::H => extend::<u16, u32>(v),
-        _ => extend::<u32, u64>(v),
-    }
+/// PMULL of 64-bit lanes.
+#[inline(never)]
+fn long_polynomial_product(insn: SimdInsn, regs: &mut Regs) {
+    let (a, b) = (part(insn, insn.vn(regs)) as u64, part(insn, insn.vm(regs)) as u64);
+    insn.write_all(regs, polynomial_product(a, b));
 }
 
-/// The lower halves of lanes twice as wide as `size`, in the lower half of the register.
-fn truncate(size: Size, v: u128) -> u128 {
-    fn keep<N: Lane>(v: u128) -> u128 {
-        let lanes = N::split(v);
-        let mut out = N::split(0);
-        for (narrow, pair) in out.as_mut().iter_mut().zip(lanes.as_ref().chunks_exact(2)) {
-            *narrow = pair[0];
-        }
-        N::join(out)
-    }
-    match size {
-        Size::B => keep::<u8>(v),
-        Size::H => keep::<u16>(v),
-        _ => keep::<u32>(v),
-    }
-}
-
-#[inline(always)]
-fn add(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.wrapping_add(y)))
-}
-
-#[inline(always)]
-fn subtract(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.wrapping_sub(y)))
-}
-
-#[inline(always)]
-fn multiply(size: Size, a: u128, b: u128) -> u128 {
-    unsigned!(size, map2(a, b, |x, y| x.wrapping_mul(y)))
-}
-
-/// Absolute differences; extended lanes cannot overflow.
-#[inline(always)]
-fn difference(size: Size, a: u128, b: u128) -> u128 {
-    signed!(size, map2(a, b, |x, y| x.wrapping_sub(y).wrapping_abs()))
-}
-
-/// Right by 1 to half of the lane; rounding adds the last bit shifted out.
-fn signed_shift(size: Size, a: u128, distance: u32, round: bool) -> u128 {
-    if round {
-        signed!(size, map(a, |x| (x >> distance) + ((x >> (distance - 1)) & 1)))
-    } else {
-        signed!(size, map(a, |x| x >> distance))
-    }
-}
-
-/// As [`signed_shift`], of unsigned lanes.
-fn unsigned_shift(size: Size, a: u128, distance: u32, round: bool) -> u128 {
-    if round {
-        unsigned!(size, map(a, |x| (x >> distance) + ((x >> (distance - 1)) & 1)))
-    } else {
-        unsigned!(size, map(a, |x| x >> distance))
-    }
-}
-
-/// Lanes limited to a range, and whether any lay outside.
-fn clamp_signed(size: Size, a: u128, minimum: i64, maximum: i64) -> (u128, bool) {
-    let value = signed!(size, map(a, |x| x.clamp(minimum as _, maximum as _)));
-    (value, value != a)
-}
-
-/// As [`clamp_signed`], of unsigned lanes.
-fn clamp_unsigned(size: Size, a: u128, maximum: u64) -> (u128, bool) {
-    let value = unsigned!(size, map(a, |x| x.min(maximum as _)));
-    (value, value != a)
-}
-
-/// The product of two polynomials over GF(2), four bits of `b` at a time.
+/// The product of two polynomials over GF(2), by integer multiplication of every fourth bit: at most 15 of them add up
+/// in one place, so the carries stay within the three places between, which are then masked off.
 fn polynomial_product(a: u64, b: u64) -> u128 {
-    let mut multiples = [0; 16];
-    for (index, multiple) in multiples.iter_mut().enumerate() {
-        *multiple = (0..4).fold(0, |sum, bit| if index >> bit & 1 != 0 { sum ^ u128::from(a) << bit } else { sum });
+    /// Every fourth of the lower 60 bits.
+    const SPREAD: u64 = 0x0111_1111_1111_1111;
+    const KEPT: u128 = u128::MAX / 15;
+    let mut sums = [0; 4];
+    for i in 0..4 {
+        for j in 0..4 {
+            sums[(i + j) & 3] ^= u128::from(a & SPREAD << i) * u128::from(b & SPREAD << j);
+        }
     }
-    (0..16).rev().fold(0, |sum: u128, digit| sum << 4 ^ multiples[(b >> (4 * digit) & 15) as usize])
+    let product = (0..4).fold(0, |product, k| product | sums[k] & KEPT << k);
+    let lower_a = a & u64::MAX >> 4;
+    (60..64).fold(product, |product, bit| {
+        let (from_a, from_b) = ((a >> bit & 1) * b, (b >> bit & 1) * lower_a);
+        product ^ u128::from(from_a ^ from_b) << bit
+    })
 }
