@@ -1,2 +1,8 @@
 //! The `minivmm` command.
-fn main() {}
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    minivmm::cli::main(Instant::now())
+}

@@ -3,6 +3,7 @@
 //! The set of ranges is fixed before the first vCPU runs, so finding a device takes no lock. Lock order: one device at a
 //! time; a device never reaches another through the bus.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{Address, GuestAddress};
@@ -67,6 +68,20 @@ struct Range {
     size: u64,
     name: String,
     device: Arc<Mutex<dyn MmioDevice>>,
+    /// Only ever added to, and read for statistics: relaxed.
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+/// How often the guest accessed one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessCount {
+    /// The name the device has on the bus.
+    pub name: String,
+    /// Loads.
+    pub reads: u64,
+    /// Stores.
+    pub writes: u64,
 }
 
 /// The devices of one machine, by guest-physical address.
@@ -112,7 +127,8 @@ impl MmioBus {
         if let Some(other) = after.or(before) {
             return Err(BusError::Overlap { base, size, other: other.base });
         }
-        self.ranges.insert(at, Range { base, size, name: name.into(), device });
+        let (reads, writes) = (AtomicU64::new(0), AtomicU64::new(0));
+        self.ranges.insert(at, Range { base, size, name: name.into(), device, reads, writes });
         Ok(())
     }
 
@@ -123,6 +139,7 @@ impl MmioBus {
             tracing::debug!("read of {} bytes at {:#x}: no device", data.len(), gpa.raw_value());
             return;
         };
+        range.reads.fetch_add(1, Ordering::Relaxed);
         let result = range.device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
         if let Err(error) = result {
             data.fill(0);
@@ -136,10 +153,22 @@ impl MmioBus {
             tracing::debug!("write of {} bytes at {:#x}: no device", data.len(), gpa.raw_value());
             return;
         };
+        range.writes.fetch_add(1, Ordering::Relaxed);
         let result = range.device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
         if let Err(error) = result {
             tracing::debug!("{}: write of {} bytes at offset {offset:#x}: {error}", range.name, data.len());
         }
+    }
+
+    /// How often each device was accessed, in address order.
+    #[must_use]
+    pub fn access_counts(&self) -> Vec<AccessCount> {
+        let count = |range: &Range| AccessCount {
+            name: range.name.clone(),
+            reads: range.reads.load(Ordering::Relaxed),
+            writes: range.writes.load(Ordering::Relaxed),
+        };
+        self.ranges.iter().map(count).collect()
     }
 
     /// Resets every device, in address order.
@@ -214,6 +243,16 @@ mod tests {
         let (bus, recorder) = bus_with_recorder();
         bus.write(GuestAddress(0x1ffe), &[0; 4]);
         assert_eq!(recorder.lock().unwrap().last, None);
+    }
+
+    #[test]
+    fn accesses_are_counted_also_where_the_device_refuses_them() {
+        let (bus, _) = bus_with_recorder();
+        bus.write(GuestAddress(0x1004), &[1]);
+        bus.read(GuestAddress(0x1008), &mut [0]);
+        bus.read(GuestAddress(0x100c), &mut [0]);
+        bus.read(GuestAddress(0x3000), &mut [0]);
+        assert_eq!(bus.access_counts(), [AccessCount { name: "recorder".to_owned(), reads: 2, writes: 1 }]);
     }
 
     #[test]

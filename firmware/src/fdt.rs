@@ -223,7 +223,6 @@ impl MachineDescription {
             fdt.property_u32("#gpio-cells", 2)?;
             fdt.property_null("interrupt-controller")?;
             fdt.property_u32("#interrupt-cells", 2)?;
-            fdt.property_u32("#address-cells", 0)?;
             fdt.property_phandle(GPIO)?;
             fdt.end_node(node)?;
             power_key(fdt)?;

@@ -7,7 +7,7 @@ use minivmm_aarch64::sysreg as id;
 
 use crate::core::{Core, Undefined};
 use crate::exception::{PSTATE_DAIF, PSTATE_PAN};
-use crate::timer::Timer;
+use crate::timer::{Timer, Timers};
 
 /// Hardware breakpoints and watchpoints: two of each, the least that the architecture allows (ID_AA64DFR0_EL1).
 pub(crate) const DEBUG_PAIRS: usize = 2;
@@ -270,15 +270,23 @@ impl Core {
             }
             id::FPCR => self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE,
             id::FPSR => self.regs.fpsr = value as u32 & crate::id::FPSR_WRITABLE,
-            id::CNTV_CTL_EL0 => return Ok(self.timers.set_control(Timer::Virtual, value)),
-            id::CNTV_CVAL_EL0 => return Ok(self.timers.set_compare(Timer::Virtual, value)),
-            id::CNTV_TVAL_EL0 => return Ok(self.timers.set_value(Timer::Virtual, value, self.system.now_ns())),
-            id::CNTP_CTL_EL0 => return Ok(self.timers.set_control(Timer::Physical, value)),
-            id::CNTP_CVAL_EL0 => return Ok(self.timers.set_compare(Timer::Physical, value)),
-            id::CNTP_TVAL_EL0 => return Ok(self.timers.set_value(Timer::Physical, value, self.system.now_ns())),
+            id::CNTV_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Virtual, value))),
+            id::CNTV_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Virtual, value))),
+            id::CNTV_TVAL_EL0 => return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Virtual, value, now))),
+            id::CNTP_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Physical, value))),
+            id::CNTP_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Physical, value))),
+            id::CNTP_TVAL_EL0 => {
+                return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Physical, value, now)));
+            }
             _ => return self.write_debug(reg, value),
         }
         Ok(After::Nothing)
+    }
+
+    /// Makes `change`, and has the loop look at the timers next, however far off their last deadline was.
+    fn timer_changed(&mut self, change: impl FnOnce(&mut Timers, u64) -> After) -> After {
+        self.poll_at = 0;
+        change(&mut self.timers, self.system.now_ns())
     }
 
     fn write_debug(&mut self, reg: SysReg, value: u64) -> Result<After, Undefined> {

@@ -1,0 +1,422 @@
+//! What a user can say about a machine, on the command line and in a file.
+//!
+//! [`Config`] is both: clap fills it from arguments, serde from TOML with the same names. Every field is optional, so that the
+//! command line can be laid over the file; nothing here is checked against the host or against other fields, which is
+//! `machine::spec`'s work. Relative paths in a file are relative to that file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::hypervisor::Choice;
+
+/// Options of `minivmm boot`, and keys of a configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// Kernel: an arm64 Image, plain, gzip- or zstd-compressed, or an EFI zboot image [default: the bundle's]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk; several are concatenated [default: the bundle's]
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Vec<PathBuf>,
+    /// Name of the bundle to boot where no kernel is given [default: shell]
+    #[arg(long, value_name = "NAME")]
+    pub bundle: Option<String>,
+    /// Number of vCPUs [default: the host's cores]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Size of memory, such as 512M or 4G; a number alone counts MiB [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<MemorySize>,
+    /// Raw disk image: PATH[,ro][,direct][,serial=TEXT]; may be repeated
+    #[arg(long, value_name = "DISK")]
+    pub disk: Vec<DiskOption>,
+    /// Words to add to the kernel's command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// What executes the guest: auto, hvf, kvm or soft [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub hypervisor: Option<Choice>,
+    /// Where the guest's console goes: stdio, file=PATH or none [default: stdio]
+    #[arg(long, value_name = "WHERE")]
+    pub console: Option<ConsoleChoice>,
+    /// Stop the machine after this many seconds, with exit status 124
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// What to do when the guest restarts the machine: restart or exit [default: restart]
+    #[arg(long, value_name = "WHAT")]
+    pub on_reset: Option<OnReset>,
+    /// Write the device tree to this file
+    #[arg(long, value_name = "FILE")]
+    pub dump_dtb: Option<PathBuf>,
+    /// Write counters and boot stages to this file as JSON, at the end and on SIGUSR1
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    /// Debian mirror to make a missing bundle from [default: the host's own]
+    #[arg(long, value_name = "URL", env = "MINIVMM_DEBIAN_MIRROR")]
+    pub mirror: Option<String>,
+    /// Say nothing of our own, and boot the kernel with `quiet`
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Say more; twice, even more
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key or value that does not exist.
+    #[error("{} line {line}: {message}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, on one line.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// As [`ConfigError`] says.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config = Self::from_toml(&text).map_err(|(line, message)| ConfigError::Parse {
+            path: path.to_owned(),
+            line,
+            message,
+        })?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// Parses `text`; an error is a line number and what is wrong there.
+    fn from_toml(text: &str) -> Result<Self, (usize, String)> {
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            (before.matches('\n').count() + 1, error.message().replace('\n', " "))
+        })
+    }
+
+    /// What `self` says, and where it is silent, what `file` says. A list replaces a list.
+    #[must_use]
+    pub fn or(self, file: Self) -> Self {
+        fn list<T>(ours: Vec<T>, theirs: Vec<T>) -> Vec<T> {
+            if ours.is_empty() { theirs } else { ours }
+        }
+        Self {
+            kernel: self.kernel.or(file.kernel),
+            initrd: list(self.initrd, file.initrd),
+            bundle: self.bundle.or(file.bundle),
+            cpus: self.cpus.or(file.cpus),
+            memory: self.memory.or(file.memory),
+            disk: list(self.disk, file.disk),
+            cmdline: self.cmdline.or(file.cmdline),
+            hypervisor: self.hypervisor.or(file.hypervisor),
+            console: self.console.or(file.console),
+            timeout: self.timeout.or(file.timeout),
+            on_reset: self.on_reset.or(file.on_reset),
+            dump_dtb: self.dump_dtb.or(file.dump_dtb),
+            stats: self.stats.or(file.stats),
+            mirror: self.mirror.or(file.mirror),
+            quiet: self.quiet || file.quiet,
+            verbose: self.verbose.max(file.verbose),
+        }
+    }
+
+    fn resolve_paths(&mut self, base: &Path) {
+        let console = match &mut self.console {
+            Some(ConsoleChoice::File(path)) => Some(path),
+            _ => None,
+        };
+        let single = self.kernel.iter_mut().chain(&mut self.dump_dtb).chain(&mut self.stats).chain(console);
+        let lists = self.initrd.iter_mut().chain(self.disk.iter_mut().map(|disk| &mut disk.path));
+        for path in single.chain(lists) {
+            *path = base.join(&*path);
+        }
+    }
+}
+
+/// A value that an option does not take. The message names what it takes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// Not a size.
+    #[error("`{0}` is not a size: give a number and K, M, G or T")]
+    Size(String),
+    /// Not a disk.
+    #[error("`{0}` is not a disk option: PATH[,ro][,direct][,serial=TEXT]")]
+    Disk(String),
+    /// The serial number does not fit its field.
+    #[error("serial `{0}` is not 1 to 20 printable ASCII characters")]
+    Serial(String),
+    /// Not a place for a console.
+    #[error("`{0}` is not a console: stdio, file=PATH or none")]
+    Console(String),
+    /// Not a reaction to a reset.
+    #[error("`{0}` is not restart or exit")]
+    OnReset(String),
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct MemorySize(pub u64);
+
+impl FromStr for MemorySize {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, suffix) = text.split_at(digits);
+        let shift = match suffix.to_ascii_uppercase().as_str() {
+            "B" => Some(0),
+            "K" | "KB" | "KIB" => Some(10),
+            "" | "M" | "MB" | "MIB" => Some(20),
+            "G" | "GB" | "GIB" => Some(30),
+            "T" | "TB" | "TIB" => Some(40),
+            _ => None,
+        };
+        let bytes = shift.and_then(|shift| number.parse::<u64>().ok()?.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| ValueError::Size(text.to_owned()))
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let exact = units.iter().find(|&&(shift, _)| self.0 != 0 && self.0.is_multiple_of(1 << shift));
+        match exact {
+            Some(&(shift, unit)) => write!(f, "{} {unit}", self.0 >> shift),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+/// A disk image and how to use it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct DiskOption {
+    /// The image: a raw file or a block device.
+    pub path: PathBuf,
+    /// The guest cannot write.
+    pub read_only: bool,
+    /// Bypass the host's page cache.
+    pub direct: bool,
+    /// What the guest reads as the disk's serial number.
+    pub serial: Option<String>,
+}
+
+/// Length of the field that virtio-blk has for the serial number (virtio 1.3 §5.2.6, VIRTIO_BLK_T_GET_ID).
+const SERIAL_LEN: usize = 20;
+
+impl FromStr for DiskOption {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let mut words = text.split(',');
+        let path = words.next().filter(|path| !path.is_empty()).ok_or_else(|| ValueError::Disk(text.to_owned()))?;
+        let mut disk = Self { path: path.into(), read_only: false, direct: false, serial: None };
+        for word in words {
+            match (word, word.strip_prefix("serial=")) {
+                ("ro", _) => disk.read_only = true,
+                ("direct", _) => disk.direct = true,
+                (_, Some(serial)) => disk.serial = Some(checked_serial(serial)?),
+                _ => return Err(ValueError::Disk(text.to_owned())),
+            }
+        }
+        Ok(disk)
+    }
+}
+
+fn checked_serial(serial: &str) -> Result<String, ValueError> {
+    let fits = (1..=SERIAL_LEN).contains(&serial.len()) && serial.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(serial.to_owned()) } else { Err(ValueError::Serial(serial.to_owned())) }
+}
+
+/// Where the guest's console goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ConsoleChoice {
+    /// Our standard input and output.
+    #[default]
+    Stdio,
+    /// This file; there is no input.
+    File(PathBuf),
+    /// Nowhere; there is no input.
+    None,
+}
+
+impl FromStr for ConsoleChoice {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match (text, text.strip_prefix("file=")) {
+            ("stdio", _) => Ok(Self::Stdio),
+            ("none", _) => Ok(Self::None),
+            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(ValueError::Console(text.to_owned())),
+        }
+    }
+}
+
+/// What a reset by the guest does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum OnReset {
+    /// The machine starts again.
+    #[default]
+    Restart,
+    /// The program ends as if the guest had powered off.
+    Exit,
+}
+
+impl FromStr for OnReset {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "restart" => Ok(Self::Restart),
+            "exit" => Ok(Self::Exit),
+            _ => Err(ValueError::OnReset(text.to_owned())),
+        }
+    }
+}
+
+/// A TOML string goes the way of an argument.
+macro_rules! from_string {
+    ($($value:ty: $error:ty,)*) => {
+        $(impl TryFrom<String> for $value {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, $error> {
+                text.parse()
+            }
+        })*
+    };
+}
+
+from_string! {
+    MemorySize: ValueError,
+    DiskOption: ValueError,
+    ConsoleChoice: ValueError,
+    OnReset: ValueError,
+    Choice: crate::hypervisor::UnknownBackend,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::Backend;
+
+    #[test]
+    fn file_knows_every_option() {
+        let text = r#"
+            kernel = "Image"
+            initrd = ["a.cpio", "b.cpio"]
+            bundle = "shell"
+            cpus = 2
+            memory = "512M"
+            disk = ["root.img,ro", "/data.img,direct,serial=X1"]
+            cmdline = "quiet"
+            hypervisor = "soft"
+            console = "file=console.log"
+            timeout = 60
+            on-reset = "exit"
+            dump-dtb = "m.dtb"
+            stats = "stats.json"
+            mirror = "file:///mirror"
+            quiet = true
+            verbose = 1
+        "#;
+        let mut config = Config::from_toml(text).unwrap();
+        config.resolve_paths(Path::new("/etc/vm"));
+        assert_eq!(config.kernel, Some("/etc/vm/Image".into()));
+        assert_eq!(config.initrd, [PathBuf::from("/etc/vm/a.cpio"), "/etc/vm/b.cpio".into()]);
+        assert_eq!(config.memory, Some(MemorySize(512 << 20)));
+        assert_eq!(config.disk[0].path, Path::new("/etc/vm/root.img"));
+        let data =
+            DiskOption { path: "/data.img".into(), read_only: false, direct: true, serial: Some("X1".to_owned()) };
+        assert_eq!(config.disk[1], data);
+        assert_eq!(config.hypervisor, Some(Choice::Only(Backend::Soft)));
+        assert_eq!(config.console, Some(ConsoleChoice::File("/etc/vm/console.log".into())));
+        assert_eq!((config.timeout, config.on_reset), (Some(60), Some(OnReset::Exit)));
+        assert_eq!((config.quiet, config.verbose), (true, 1));
+    }
+
+    #[test]
+    fn unknown_key_is_named_with_its_line() {
+        let (line, message) = Config::from_toml("cpus = 1\n\nmemroy = \"1G\"\n").unwrap_err();
+        assert_eq!(line, 3);
+        assert!(message.contains("`memroy`"), "{message}");
+    }
+
+    #[test]
+    fn bad_value_is_named_with_its_line() {
+        let (line, message) = Config::from_toml("cpus = 1\nmemory = \"much\"\n").unwrap_err();
+        assert_eq!(line, 2);
+        assert!(message.contains("`much` is not a size"), "{message}");
+    }
+
+    #[test]
+    fn command_line_wins_over_the_file() {
+        let file = Config::from_toml("cpus = 4\ndisk = [\"a\"]\ntimeout = 9\n").unwrap();
+        let ours = Config { cpus: Some(1), disk: vec!["b".parse().unwrap()], ..Config::default() };
+        let merged = ours.or(file);
+        assert_eq!((merged.cpus, merged.timeout), (Some(1), Some(9)));
+        assert_eq!(merged.disk.iter().map(|disk| disk.path.as_path()).collect::<Vec<_>>(), [Path::new("b")]);
+    }
+
+    #[test]
+    fn sizes_have_binary_suffixes_and_count_mebibytes_without() {
+        assert_eq!("512".parse(), Ok(MemorySize(512 << 20)));
+        assert_eq!("64k".parse(), Ok(MemorySize(64 << 10)));
+        assert_eq!("2GiB".parse(), Ok(MemorySize(2 << 30)));
+        assert_eq!("0".parse(), Ok(MemorySize(0)));
+        assert_eq!("-1G".parse::<MemorySize>(), Err(ValueError::Size("-1G".to_owned())));
+        assert_eq!("1X".parse::<MemorySize>(), Err(ValueError::Size("1X".to_owned())));
+        assert_eq!("99999999999T".parse::<MemorySize>(), Err(ValueError::Size("99999999999T".to_owned())));
+        assert_eq!("".parse::<MemorySize>(), Err(ValueError::Size(String::new())));
+    }
+
+    #[test]
+    fn sizes_are_shown_in_their_largest_whole_unit() {
+        assert_eq!(MemorySize(1 << 30).to_string(), "1 GiB");
+        assert_eq!(MemorySize(1536 << 20).to_string(), "1536 MiB");
+        assert_eq!(MemorySize(100).to_string(), "100 bytes");
+        assert_eq!(MemorySize(0).to_string(), "0 bytes");
+    }
+
+    #[test]
+    fn disk_options_are_checked() {
+        assert_eq!(",ro".parse::<DiskOption>(), Err(ValueError::Disk(",ro".to_owned())));
+        assert_eq!("a,rw".parse::<DiskOption>(), Err(ValueError::Disk("a,rw".to_owned())));
+        assert_eq!("a,serial=".parse::<DiskOption>(), Err(ValueError::Serial(String::new())));
+        let long = "x".repeat(21);
+        assert_eq!(format!("a,serial={long}").parse::<DiskOption>(), Err(ValueError::Serial(long)));
+    }
+
+    #[test]
+    fn consoles_and_resets_are_checked() {
+        assert_eq!("none".parse(), Ok(ConsoleChoice::None));
+        assert_eq!("file=".parse::<ConsoleChoice>(), Err(ValueError::Console("file=".to_owned())));
+        assert_eq!("restart".parse(), Ok(OnReset::Restart));
+        assert_eq!("halt".parse::<OnReset>(), Err(ValueError::OnReset("halt".to_owned())));
+    }
+}

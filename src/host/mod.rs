@@ -1,0 +1,10 @@
+//! What the machine uses of the host: its terminal, its signals and its files.
+
+pub mod console;
+pub mod disk;
+pub mod escape;
+#[cfg_attr(target_os = "linux", path = "hole_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "hole_portable.rs")]
+mod hole;
+pub mod signals;
+pub mod terminal;

@@ -1,0 +1,246 @@
+//! From what a user said to a machine that can be built: defaults filled in, ranges checked, nothing opened yet.
+
+use std::path::PathBuf;
+
+use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
+use minivmm_firmware::guest;
+
+use crate::config::{Config, DiskOption, MemorySize};
+use crate::host::terminal::WindowSize;
+use crate::hypervisor::Choice;
+use crate::layout;
+
+/// Size of memory where nobody says anything.
+const DEFAULT_MEMORY_BYTES: u64 = 1 << 30;
+
+/// A machine to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// 1 to [`layout::MAX_VCPUS`].
+    pub vcpu_count: u32,
+    /// Within the limits of [`layout`].
+    pub memory_bytes: u64,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Initial RAM disks, to be concatenated.
+    pub initrds: Vec<PathBuf>,
+    /// The whole kernel command line.
+    pub cmdline: Cmdline,
+    /// Disks, in the order in which the guest sees them.
+    pub disks: Vec<DiskOption>,
+    /// Input waits until the guest says that it is ready for it.
+    pub input_waits: bool,
+    /// What executes the guest.
+    pub hypervisor: Choice,
+    /// Where the device tree is to be written.
+    pub dump_dtb: Option<PathBuf>,
+}
+
+/// What a bundle or the command line gives to boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Initial RAM disks.
+    pub initrds: Vec<PathBuf>,
+    /// What the bundle wants on the kernel command line.
+    pub cmdline: String,
+    /// The initial RAM disk is a bundle's: it obeys `minivmm.` words, and says when it takes input ([`super::ready`]).
+    pub is_bundle: bool,
+}
+
+/// What the machine depends on and no option says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Cores that we may use.
+    pub cores: u32,
+    /// Whether the guest's console is connected with a terminal, and the size of that.
+    pub terminal: Option<Option<WindowSize>>,
+}
+
+/// What no machine can have. All of these are wrong usage.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// No vCPU, or too many.
+    #[error("cannot have {0} vCPUs: a machine has 1 to {max}", max = layout::MAX_VCPUS)]
+    VcpuCount(u32),
+    /// Too little memory.
+    #[error("{0} of memory are too little: a machine has at least {min}", min = MemorySize(layout::MIN_MEMORY_BYTES))]
+    MemoryTooSmall(MemorySize),
+    /// Too much memory.
+    #[error("{0} of memory are too much: a machine has at most {max}", max = MemorySize(layout::MAX_MEMORY_BYTES))]
+    MemoryTooLarge(MemorySize),
+    /// Not whole blocks.
+    #[error("{0} of memory are not a multiple of {granule}", granule = MemorySize(layout::MEMORY_GRANULE))]
+    MemoryGranule(MemorySize),
+    /// More disks than there are places.
+    #[error("cannot have {count} disks: a machine has at most {max}")]
+    TooManyDisks {
+        /// How many were given.
+        count: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// A command line that the kernel would not read as it is.
+    #[error(transparent)]
+    CommandLine(#[from] CmdlineError),
+}
+
+/// virtio devices that every machine has: console and entropy source.
+const FIXED_VIRTIO_DEVICES: usize = 2;
+
+/// The first words of every kernel command line.
+///
+/// The kernel talks through the PL011, whose driver is built into every arm64 kernel and works to the end of a panic. The
+/// interactive console is virtio-console, where the guest has a driver for it: the bundle's shell opens `/dev/hvc0`.
+/// `panic=-1` makes a panicking kernel restart at once instead of waiting for a person; we tell that from a restart by what
+/// it printed.
+const BASE_COMMAND_LINE: &str = "console=ttyAMA0 panic=-1";
+/// Words for a kernel that may talk: from its first instructions on.
+const VERBOSE_COMMAND_LINE: &str = "earlycon=pl011,0xb000000";
+/// Words for a kernel that shall not. `earlycon` would print before the kernel has read the word `quiet`.
+const QUIET_COMMAND_LINE: &str = "quiet";
+
+impl MachineSpec {
+    /// The machine that `config` describes, booting `files`, on `host`.
+    ///
+    /// # Errors
+    /// As [`SpecError`] says.
+    pub fn new(config: &Config, files: BootFiles, host: HostFacts) -> Result<Self, SpecError> {
+        let vcpu_count = config.cpus.unwrap_or(host.cores.clamp(1, layout::MAX_VCPUS));
+        if !(1..=layout::MAX_VCPUS).contains(&vcpu_count) {
+            return Err(SpecError::VcpuCount(vcpu_count));
+        }
+        let max_disks = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - FIXED_VIRTIO_DEVICES;
+        if config.disk.len() > max_disks {
+            return Err(SpecError::TooManyDisks { count: config.disk.len(), max: max_disks });
+        }
+        let cmdline = command_line(config, &files, host)?;
+        Ok(Self {
+            vcpu_count,
+            memory_bytes: checked_memory(config.memory.unwrap_or(MemorySize(DEFAULT_MEMORY_BYTES)))?,
+            kernel: files.kernel,
+            initrds: files.initrds,
+            cmdline,
+            input_waits: files.is_bundle && host.terminal.is_none(),
+            disks: config.disk.clone(),
+            hypervisor: config.hypervisor.unwrap_or_default(),
+            dump_dtb: config.dump_dtb.clone(),
+        })
+    }
+}
+
+fn checked_memory(size: MemorySize) -> Result<u64, SpecError> {
+    match size.0 {
+        bytes if bytes < layout::MIN_MEMORY_BYTES => Err(SpecError::MemoryTooSmall(size)),
+        bytes if bytes > layout::MAX_MEMORY_BYTES => Err(SpecError::MemoryTooLarge(size)),
+        bytes if !bytes.is_multiple_of(layout::MEMORY_GRANULE) => Err(SpecError::MemoryGranule(size)),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Ours first, the user's last: the kernel takes the last word on a parameter.
+fn command_line(config: &Config, files: &BootFiles, host: HostFacts) -> Result<Cmdline, SpecError> {
+    let noise = if config.quiet { QUIET_COMMAND_LINE } else { VERBOSE_COMMAND_LINE };
+    let console = match host.terminal {
+        _ if !files.is_bundle => String::new(),
+        None => guest::PIPE.to_owned(),
+        Some(None) => String::new(),
+        Some(Some(size)) => {
+            let [columns, rows, _] = guest::TERMINAL;
+            format!("{columns}{} {rows}{}", size.columns, size.rows)
+        }
+    };
+    let users = config.cmdline.as_deref().unwrap_or_default();
+    let mut line = Cmdline::new();
+    for words in [BASE_COMMAND_LINE, noise, &files.cmdline, &console, users] {
+        line.push(words)?;
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: HostFacts = HostFacts { cores: 2, terminal: None };
+
+    fn spec(config: &Config) -> Result<MachineSpec, SpecError> {
+        MachineSpec::new(config, BootFiles::default(), HOST)
+    }
+
+    fn with_memory(text: &str) -> Result<u64, SpecError> {
+        spec(&Config { memory: Some(text.parse().unwrap()), ..Config::default() }).map(|spec| spec.memory_bytes)
+    }
+
+    #[test]
+    fn defaults_are_the_cores_of_the_host_and_1_gib() {
+        let spec = spec(&Config::default()).unwrap();
+        assert_eq!((spec.vcpu_count, spec.memory_bytes), (2, 1 << 30));
+    }
+
+    #[test]
+    fn host_with_many_cores_gives_as_many_vcpus_as_there_can_be() {
+        let spec =
+            MachineSpec::new(&Config::default(), BootFiles::default(), HostFacts { cores: 512, ..HOST }).unwrap();
+        assert_eq!(spec.vcpu_count, 64);
+    }
+
+    #[test]
+    fn vcpu_count_out_of_range_is_refused() {
+        let count = |cpus| spec(&Config { cpus: Some(cpus), ..Config::default() }).map(|spec| spec.vcpu_count);
+        assert_eq!(count(0), Err(SpecError::VcpuCount(0)));
+        assert_eq!(count(64), Ok(64));
+        assert_eq!(count(65), Err(SpecError::VcpuCount(65)));
+    }
+
+    #[test]
+    fn memory_out_of_range_is_refused() {
+        assert_eq!(with_memory("0"), Err(SpecError::MemoryTooSmall(MemorySize(0))));
+        assert_eq!(with_memory("31"), Err(SpecError::MemoryTooSmall(MemorySize(31 << 20))));
+        assert_eq!(with_memory("32"), Ok(32 << 20));
+        assert_eq!(with_memory("33"), Err(SpecError::MemoryGranule(MemorySize(33 << 20))));
+        assert_eq!(with_memory("1022G"), Ok(1022 << 30));
+        assert_eq!(with_memory("4T"), Err(SpecError::MemoryTooLarge(MemorySize(4 << 40))));
+    }
+
+    #[test]
+    fn messages_name_the_limit() {
+        let message = with_memory("0").unwrap_err().to_string();
+        assert_eq!(message, "0 bytes of memory are too little: a machine has at least 32 MiB");
+    }
+
+    #[test]
+    fn more_disks_than_places_are_refused() {
+        let config = Config { disk: vec!["d".parse().unwrap(); 63], ..Config::default() };
+        assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 62 }));
+    }
+
+    #[test]
+    fn users_words_come_last_on_the_command_line() {
+        let config = Config { cmdline: Some("panic=0 ".to_owned()), quiet: true, ..Config::default() };
+        let files = BootFiles { cmdline: "rdinit=/init".to_owned(), ..BootFiles::default() };
+        let spec = MachineSpec::new(&config, files, HOST).unwrap();
+        assert_eq!(spec.cmdline.as_str(), "console=ttyAMA0 panic=-1 quiet rdinit=/init panic=0");
+    }
+
+    #[test]
+    fn bundle_is_told_what_its_console_is() {
+        let on = |terminal| {
+            let files = BootFiles { is_bundle: true, ..BootFiles::default() };
+            let spec = MachineSpec::new(&Config::default(), files, HostFacts { terminal, ..HOST }).unwrap();
+            let ours = format!("{BASE_COMMAND_LINE} {VERBOSE_COMMAND_LINE}");
+            (spec.cmdline.as_str().trim_start_matches(&ours).to_owned(), spec.input_waits)
+        };
+        let size = WindowSize { columns: 132, rows: 40 };
+        assert_eq!(on(None), (" minivmm.pipe".to_owned(), true));
+        assert_eq!(on(Some(None)), (String::new(), false));
+        assert_eq!(on(Some(Some(size))), (" minivmm.columns=132 minivmm.rows=40".to_owned(), false));
+    }
+
+    #[test]
+    fn command_line_with_nul_is_refused() {
+        let config = Config { cmdline: Some("a\0b".to_owned()), ..Config::default() };
+        assert_eq!(spec(&config), Err(CmdlineError::Control { character: '\0' }.into()));
+    }
+}

@@ -1,0 +1,237 @@
+//! Bad input gets one line that names the path and the cause, and exit status 1 or 2.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::path::Path;
+
+use support::{SYSTEM_OFF, file_of_len, psci, run, write_image};
+use tempfile::TempDir;
+
+mod support;
+
+/// Runs `minivmm boot` with `arguments` and returns its exit status and the only line it printed.
+fn boot(arguments: &[&str]) -> (i32, String) {
+    let (status, stdout, stderr) = run(&[&["boot"], arguments].concat());
+    assert_eq!(stdout, "", "nothing of ours on standard output");
+    assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+    (status, stderr.trim_end().to_owned())
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A guest that powers off at once.
+fn good_kernel(directory: &TempDir) -> String {
+    text(&write_image(&directory.path().join("Image"), &psci(SYSTEM_OFF)))
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn in_directory(directory: &TempDir, name: &str) -> String {
+    text(&directory.path().join(name))
+}
+
+#[test]
+fn missing_kernel() {
+    let (status, line) = boot(&["--kernel", "/nonexistent/Image"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/Image") && line.contains("No such file"), "{line}");
+}
+
+#[test]
+fn empty_kernel() {
+    let directory = directory();
+    let kernel = text(&file_of_len(&directory.path().join("empty"), 0));
+    let (status, line) = boot(&["--kernel", &kernel]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&kernel) && line.contains("empty"), "{line}");
+}
+
+#[test]
+fn truncated_kernel() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let whole = std::fs::read(&kernel).unwrap();
+    std::fs::write(&kernel, &whole[..40]).unwrap();
+    let (status, line) = boot(&["--kernel", &kernel]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&kernel), "{line}");
+}
+
+#[test]
+fn x86_kernel() {
+    let directory = directory();
+    let kernel = directory.path().join("bzImage");
+    let mut image = vec![0_u8; 4096];
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    std::fs::write(&kernel, image).unwrap();
+    let (status, line) = boot(&["--kernel", &text(&kernel)]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&text(&kernel)) && line.contains("x86"), "{line}");
+}
+
+#[test]
+fn missing_initrd() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let (status, line) = boot(&["--kernel", &kernel, "--initrd", "/nonexistent/initrd"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/initrd") && line.contains("No such file"), "{line}");
+}
+
+#[test]
+fn initrd_larger_than_memory() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let initrd = text(&file_of_len(&directory.path().join("initrd"), 80 << 20));
+    let (status, line) = boot(&["--kernel", &kernel, "--initrd", &initrd, "--memory", "64M"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("initrd") && line.contains("64 MiB"), "{line}");
+}
+
+#[test]
+fn memory_of_zero() {
+    let (status, line) = boot(&["--kernel", "Image", "--memory", "0"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("too little"), "{line}");
+}
+
+#[test]
+fn memory_too_small() {
+    let (status, line) = boot(&["--kernel", "Image", "--memory", "1M"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("1 MiB of memory are too little"), "{line}");
+}
+
+#[test]
+fn absurd_memory() {
+    let (status, line) = boot(&["--kernel", "Image", "--memory", "5000T"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("too much"), "{line}");
+}
+
+#[test]
+fn memory_that_is_no_size() {
+    let (status, line) = boot(&["--kernel", "Image", "--memory", "lots"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("--memory") && line.contains("`lots` is not a size"), "{line}");
+}
+
+#[test]
+fn no_vcpu() {
+    let (status, line) = boot(&["--kernel", "Image", "--cpus", "0"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("0 vCPUs"), "{line}");
+}
+
+#[test]
+fn missing_disk() {
+    let (status, line) = boot(&["--kernel", "Image", "--disk", "/nonexistent/root.img"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/root.img") && line.contains("No such file"), "{line}");
+}
+
+#[test]
+fn disk_that_is_not_whole_sectors() {
+    let directory = directory();
+    let disk = text(&file_of_len(&directory.path().join("odd.img"), 1000));
+    let (status, line) = boot(&["--kernel", "Image", "--disk", &disk]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&disk) && line.contains("512"), "{line}");
+}
+
+#[test]
+fn disk_that_is_a_directory() {
+    let directory = directory();
+    let path = text(directory.path());
+    let (status, line) = boot(&["--kernel", "Image", "--disk", &path]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&path) && line.contains("directory"), "{line}");
+}
+
+#[test]
+fn disk_in_use() {
+    let directory = directory();
+    let path = file_of_len(&directory.path().join("root.img"), 4096);
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    file.try_lock().unwrap();
+    let (status, line) = boot(&["--kernel", "Image", "--disk", &text(&path)]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&text(&path)) && line.contains("in use"), "{line}");
+}
+
+#[test]
+fn same_disk_twice() {
+    let directory = directory();
+    let path = text(&file_of_len(&directory.path().join("root.img"), 4096));
+    let (status, line) = boot(&["--kernel", "Image", "--disk", &path, "--disk", &path]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&path) && line.contains("in use"), "{line}");
+}
+
+#[test]
+fn disk_option_that_does_not_exist() {
+    let (status, line) = boot(&["--kernel", "Image", "--disk", "root.img,rw"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("root.img,rw"), "{line}");
+}
+
+#[test]
+fn unknown_configuration_key() {
+    let directory = directory();
+    let path = in_directory(&directory, "machine.toml");
+    std::fs::write(&path, "cpus = 1\nmemroy = \"1G\"\n").unwrap();
+    let (status, line) = boot(&["--config", &path]);
+    assert_eq!(status, 2);
+    assert!(line.contains(&path) && line.contains("line 2") && line.contains("memroy"), "{line}");
+}
+
+#[test]
+fn missing_configuration() {
+    let (status, line) = boot(&["--config", "/nonexistent/machine.toml"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/machine.toml") && line.contains("No such file"), "{line}");
+}
+
+#[test]
+fn hypervisor_that_this_host_lacks() {
+    let lacking = if cfg!(target_os = "macos") { "kvm" } else { "hvf" };
+    let (status, line) = boot(&["--kernel", "Image", "--hypervisor", lacking]);
+    assert_eq!(status, 1);
+    assert!(line.contains(lacking) && line.contains("needs"), "{line}");
+}
+
+#[test]
+fn unknown_option() {
+    let (status, line) = boot(&["--floppy", "a.img"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("--floppy"), "{line}");
+}
+
+#[test]
+fn console_file_that_cannot_be_made() {
+    let (status, line) = boot(&["--kernel", "Image", "--console", "file=/nonexistent/log"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/log") && line.contains("No such file"), "{line}");
+}
+
+#[test]
+fn statistics_that_cannot_be_written() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let (status, line) = boot(&["--kernel", &kernel, "--stats", "/nonexistent/stats.json"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/stats.json") && line.contains("No such file"), "{line}");
+}
+
+#[test]
+fn device_tree_that_cannot_be_written() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let (status, line) = boot(&["--kernel", &kernel, "--dump-dtb", "/nonexistent/m.dtb"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/m.dtb") && line.contains("No such file"), "{line}");
+}
