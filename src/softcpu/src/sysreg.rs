@@ -272,7 +272,9 @@ impl Core {
             id::FPSR => self.regs.fpsr = value as u32 & crate::id::FPSR_WRITABLE,
             id::CNTV_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Virtual, value))),
             id::CNTV_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Virtual, value))),
-            id::CNTV_TVAL_EL0 => return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Virtual, value, now))),
+            id::CNTV_TVAL_EL0 => {
+                return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Virtual, value, now)));
+            }
             id::CNTP_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Physical, value))),
             id::CNTP_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Physical, value))),
             id::CNTP_TVAL_EL0 => {

@@ -1,0 +1,289 @@
+//! Stock Debian kernels on the software CPU, from the first instruction to power-off.
+//!
+//! Each test boots the `shell` bundle, feeds commands to the guest's shell and reads what they print. Bundles that are not in the
+//! user's cache are fetched. One guest at a time: two would share the host's cores and prove less about either.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use support::{file_of_len, minivmm};
+
+mod support;
+
+/// A guest that takes longer hangs.
+const TIMEOUT: &str = "240";
+
+/// Lets one guest run at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The command that boots bundle `name`, fetched if need be.
+fn boot(name: &str, flavour: &str, release: &str, arguments: &[&str]) -> Command {
+    let cached = minivmm(&["bundle", "path", name]).output().unwrap().status.success();
+    if !cached {
+        let fetched =
+            minivmm(&["bundle", "fetch", "shell", "--flavour", flavour, "--release", release]).status().unwrap();
+        assert!(fetched.success(), "bundle {name} cannot be fetched");
+    }
+    let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--timeout", TIMEOUT, "--bundle", name]);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs `script` in the guest's shell to the end of input; returns exit status and output.
+fn run_in(mut command: Command, script: &str) -> (i32, String) {
+    let mut child = command.spawn().unwrap();
+    feed(&mut child, script);
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(errors, "", "minivmm complained");
+    (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+}
+
+fn feed(child: &mut Child, script: &str) {
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+}
+
+/// What `script` prints in the cloud kernel of this year's Debian, which powers off in the end.
+fn shell(arguments: &[&str], script: &str) -> String {
+    let _alone = alone();
+    let (status, output) = run_in(boot("shell", "cloud", "trixie", arguments), script);
+    assert_eq!(status, 0, "{output}");
+    output
+}
+
+/// A file of `len` bytes that no compression or zero detection could shorten.
+fn random_file(path: &Path, len: u64) {
+    let mut source = File::open("/dev/urandom").unwrap().take(len);
+    std::io::copy(&mut source, &mut File::create(path).unwrap()).unwrap();
+}
+
+/// The first word that the host's `program` prints for `path`.
+fn host_sum(program: &str, path: &Path) -> String {
+    let output = Command::new(program).arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn one_vcpu_boots() {
+    assert_eq!(shell(&["--cpus", "1"], "nproc; uname -m"), "1\naarch64\n");
+}
+
+#[test]
+fn two_vcpus_boot() {
+    assert_eq!(shell(&["--cpus", "2"], "nproc"), "2\n");
+}
+
+#[test]
+fn four_vcpus_boot_on_fewer_cores() {
+    assert_eq!(shell(&["--cpus", "4"], "nproc"), "4\n");
+}
+
+/// MemTotal of a guest with `memory`, in MiB.
+fn memory_total(memory: &str) -> u64 {
+    let output = shell(&["--memory", memory], "awk '/MemTotal/ { print $2 }' /proc/meminfo");
+    output.trim().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn guest_sees_256_mib() {
+    assert!((150..256).contains(&memory_total("256M")));
+}
+
+#[test]
+fn guest_sees_8_gib() {
+    assert!((7_700..8_192).contains(&memory_total("8G")));
+}
+
+#[test]
+fn twenty_boots_in_a_row_end() {
+    for round in 0..20 {
+        assert_eq!(shell(&["--cpus", "2"], &format!("echo round {round}")), format!("round {round}\n"));
+    }
+}
+
+#[test]
+fn kernel_with_16_kib_pages_boots() {
+    let _alone = alone();
+    let script = "zcat /proc/config.gz 2>/dev/null | grep ARM64_16K; uname -r | grep -c 16k; nproc";
+    let (status, output) = run_in(boot("shell-16k", "16k", "trixie", &["--cpus", "2"]), script);
+    assert_eq!((status, output.trim_end().ends_with("1\n2")), (0, true), "{output}");
+}
+
+#[test]
+fn full_flavour_boots() {
+    let _alone = alone();
+    let (status, output) = run_in(boot("shell-full", "full", "trixie", &["--cpus", "2"]), "nproc; uname -r");
+    assert!(status == 0 && output.starts_with("2\n") && !output.contains("cloud"), "{output}");
+}
+
+#[test]
+fn next_debian_boots() {
+    let _alone = alone();
+    let (status, output) = run_in(boot("shell-forky", "cloud", "forky", &["--cpus", "2"]), "nproc; uname -r");
+    assert!(status == 0 && output.starts_with("2\n"), "{output}");
+}
+
+#[test]
+fn guest_reads_and_writes_the_hosts_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, copy) = (directory.path().join("source.img"), directory.path().join("copy.img"));
+    random_file(&source, 256 << 20);
+    file_of_len(&copy, 256 << 20);
+    let disks = [&format!("{},ro", source.display()), copy.to_str().unwrap()];
+    let script = "md5sum </dev/vda; dd if=/dev/vda of=/dev/vdb bs=1M 2>/dev/null; sync; \
+                  echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/vdb; echo x 2>/dev/null >/dev/vda || echo refused";
+    let output = shell(&["--cpus", "2", "--disk", disks[0], "--disk", disks[1]], script);
+    let sum = host_sum("md5sum", &source);
+    assert_eq!(output, format!("{sum}  -\n{sum}  -\nrefused\n"));
+    assert_eq!(host_sum("md5sum", &copy), sum);
+}
+
+#[test]
+fn file_system_on_a_disk_survives_its_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = file_of_len(&directory.path().join("disk.img"), 64 << 20);
+    let disk = format!("{},serial=first-disk", image.display());
+    let script = "cat /sys/block/vda/serial; echo; mke2fs -q /dev/vda 2>/dev/null && mount -t ext4 /dev/vda /mnt && \
+                  seq 100000 >/mnt/numbers; umount /mnt; echo done";
+    assert_eq!(shell(&["--disk", &disk], script), "first-disk\ndone\n");
+    let script = "mount -t ext4 /dev/vda /mnt && md5sum </mnt/numbers";
+    let numbers: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    let expected = directory.path().join("numbers");
+    fs::write(&expected, numbers).unwrap();
+    assert_eq!(shell(&["--disk", &disk], script), format!("{}  -\n", host_sum("md5sum", &expected)));
+}
+
+#[test]
+fn discarded_blocks_are_given_back_to_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.img");
+    random_file(&image, 32 << 20);
+    let full = fs::metadata(&image).unwrap().blocks();
+    let script = "cat /sys/block/vda/queue/discard_max_bytes; blkdiscard /dev/vda && echo discarded";
+    let output = shell(&["--disk", image.to_str().unwrap()], script);
+    assert!(output.ends_with("discarded\n"), "{output}");
+    assert!(fs::metadata(&image).unwrap().blocks() < full / 8);
+}
+
+#[test]
+fn reboot_restarts_the_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = file_of_len(&directory.path().join("state.img"), 1 << 20);
+    // The disk remembers that there was a first boot; RAM must not.
+    let init = "if [ \"$(head -c 1 /dev/vda)\" = x ]; then ls /tmp; echo second; else touch /tmp/first; printf x | \
+                dd of=/dev/vda conv=notrunc 2>/dev/null; sync; reboot -f; fi\n";
+    let output = shell(&["--cpus", "2", "--disk", image.to_str().unwrap()], &init.repeat(2));
+    assert_eq!(output, "second\n");
+    let mut first = [0; 1];
+    File::open(&image).unwrap().read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(&first, b"x");
+}
+
+#[test]
+fn vcpu_goes_offline_and_comes_back() {
+    let script =
+        "cd /sys/devices/system/cpu/cpu1; for i in 1 2 3; do echo 0 >online; nproc; echo 1 >online; nproc; done";
+    assert_eq!(shell(&["--cpus", "2"], script), "1\n2\n".repeat(3));
+}
+
+#[test]
+fn kernel_panic_ends_with_3() {
+    let _alone = alone();
+    let mut child = boot("shell", "cloud", "trixie", &[]).spawn().unwrap();
+    feed(&mut child, "echo c >/proc/sysrq-trigger\n");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn power_key_shuts_the_guest_down() {
+    let _alone = alone();
+    let mut child = boot("shell", "cloud", "trixie", &[]).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"echo up\n").unwrap();
+    let mut line = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"up\n");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The same commands in the guest's busybox and with the host's tools, on the same bytes.
+#[test]
+fn programs_in_the_guest_compute_what_the_hosts_do() {
+    let script = "seq 30000 >/tmp/n; sha512sum </tmp/n; sha256sum </tmp/n; gzip -9 </tmp/n | gzip -dc | md5sum; \
+                  awk '{ s += $1 * 1.5; q = sqrt(s) } END { printf \"%.6f %.6f\\n\", s, q }' </tmp/n; \
+                  echo 'scale=40; 2/3; 2^200' | bc; sort -rn </tmp/n | cksum\n";
+    let host = Command::new("sh").args(["-c", script]).output().unwrap();
+    assert!(host.stderr.is_empty(), "the host lacks a tool: {}", String::from_utf8_lossy(&host.stderr));
+    let shared = shell(&["--cpus", "2"], script);
+    assert_eq!(shared, String::from_utf8(host.stdout).unwrap());
+}
+
+/// Messages of level "warning" and worse, without time stamps.
+fn warnings(raw: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let (level, rest) = line.strip_prefix('<')?.split_once('>')?;
+        let severe = level.parse::<u32>().ok()? & 7 <= 4;
+        let text = rest.split_once("] ").map_or(rest, |(_, text)| text);
+        severe.then(|| text.to_owned())
+    };
+    raw.lines().filter_map(line).collect()
+}
+
+#[test]
+fn kernel_warns_of_nothing_that_it_does_not_warn_of_on_qemu() {
+    let script = "dmesg -r\n";
+    let ours = warnings(&shell(&["--cpus", "2", "--memory", "512M"], script));
+    let _alone = alone();
+    let bundle = minivmm(&["bundle", "path", "shell"]).output().unwrap();
+    let bundle = String::from_utf8(bundle.stdout).unwrap();
+    let file = |name: &str| format!("{}/{name}", bundle.trim());
+    let mut qemu = Command::new("qemu-system-aarch64");
+    qemu.args([
+        "-M",
+        "virt,gic-version=3",
+        "-cpu",
+        "cortex-a72",
+        "-m",
+        "512",
+        "-smp",
+        "2",
+        "-nodefaults",
+        "-no-reboot",
+    ]);
+    qemu.args(["-display", "none", "-serial", "stdio", "-kernel", &file("kernel"), "-initrd", &file("initramfs")]);
+    qemu.args(["-append", "console=ttyAMA0 quiet minivmm.pipe"]);
+    let Ok(mut child) = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+        assert!(std::env::var_os("CI").is_none(), "qemu-system-aarch64 is missing: apt-get install qemu-system-arm");
+        eprintln!("skipped: qemu-system-aarch64 is missing (apt-get install qemu-system-arm)");
+        return;
+    };
+    let mut console = child.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    // The guest says when it takes input.
+    while !seen.ends_with(b"minivmm:ready\x1b\\") {
+        let mut byte = [0; 1];
+        console.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(format!("{script}\x04\x04").as_bytes()).unwrap();
+    let mut rest = String::new();
+    console.read_to_string(&mut rest).unwrap();
+    drop(stdin);
+    child.wait().unwrap();
+    let theirs = warnings(&rest.replace('\r', ""));
+    let added: Vec<&String> = ours.iter().filter(|line| !theirs.contains(line)).collect();
+    assert!(added.is_empty(), "only on minivmm: {added:#?}\nalso on QEMU: {theirs:#?}");
+}
