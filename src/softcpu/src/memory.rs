@@ -223,7 +223,7 @@ impl Core {
         self.counters.tlb_misses += 1;
         let (translation, place) = self.translate_data(va, intent, regime)?;
         if let Place::Ram(page) = place {
-            let sees_user = regime == Regime::Kernel && translation.user.read && self.pstate & PSTATE_PAN == 0;
+            let sees_user = regime == Regime::Kernel && translation.pan_applies && self.pstate & PSTATE_PAN == 0;
             // User pages at high addresses would outlive PSTATE.PAN in the kernel's table (see `tlb`).
             let outlives_pan = sees_user && canonical >> 63 == 1;
             if !(translation.device || self.watching || outlives_pan) {
@@ -252,7 +252,7 @@ impl Core {
             Err(fault) => return Err(self.data_abort(va, fault.status, write)),
         };
         let rights = if regime == Regime::User { translation.user } else { translation.kernel };
-        let pan_forbids = regime == Regime::Kernel && self.pstate & PSTATE_PAN != 0 && translation.user.read;
+        let pan_forbids = regime == Regime::Kernel && self.pstate & PSTATE_PAN != 0 && translation.pan_applies;
         let allowed = match intent {
             Intent::Read => rights.read,
             Intent::Write => rights.write,
@@ -303,7 +303,7 @@ impl Core {
             Err(fault) => failed(fault.status),
             Ok(found) => {
                 let rights = if user { found.user } else { found.kernel };
-                let pan_forbids = with_pan && !user && self.pstate & PSTATE_PAN != 0 && found.user.read;
+                let pan_forbids = with_pan && !user && self.pstate & PSTATE_PAN != 0 && found.pan_applies;
                 if (if write { rights.write } else { rights.read }) && !pan_forbids {
                     // Normal write-back memory, inner shareable; Device-nGnRnE reads as attribute 0 and shareability 2.
                     let attributes = if found.device { 2 << 7 } else { (0xff << 56) | (3 << 7) };
