@@ -555,14 +555,14 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
             Insn::LdrQ { t, n, imm } => {
                 require_fp!();
                 let va = address!(n, imm);
-                let (low, high) = attempt!(core.load_two(bus, va));
+                let (low, high) = attempt!(core.load_quadword(bus, va));
                 core.regs.v[usize::from(t & 31)] = u128::from(low) | (u128::from(high) << 64);
             }
             Insn::StrQ { t, n, imm } => {
                 require_fp!();
                 let va = address!(n, imm);
                 let value = core.regs.v[usize::from(t & 31)];
-                attempt!(core.store_two(bus, va, value as u64, (value >> 64) as u64));
+                attempt!(core.store_quadword(bus, va, value as u64, (value >> 64) as u64));
             }
             Insn::LdpQ { t, t2, n, imm } => {
                 require_fp!();

@@ -198,6 +198,8 @@ impl Core {
                 if changed & (crate::walk::SCTLR_M | (1 << 19)) != 0 {
                     self.tlb.flush();
                 }
+                // SA and SA0.
+                self.select_rights();
                 return Ok(After::Resync);
             }
             id::TTBR0_EL1 => {

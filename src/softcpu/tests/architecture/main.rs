@@ -3,5 +3,6 @@
 
 #[expect(dead_code, reason = "a tool that will be used elsewhere too")]
 mod assembler;
+mod faults;
 mod support;
 mod translation;

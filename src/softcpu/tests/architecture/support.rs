@@ -408,8 +408,8 @@ impl Machine {
         };
         let (low, high) = (tables(t0sz), tables(t1sz));
         for page in (0..0x1_0000).step_by(usize::try_from(granule.bytes()).expect("small")) {
-            high.page(VECTORS_VA + page, VECTORS + page, desc::UXN);
-            high.page(CODE_VA + page, CODE + page, desc::UXN);
+            high.page(VECTORS_VA + page, VECTORS + page, desc::UXN | desc::READ_ONLY);
+            high.page(CODE_VA + page, CODE + page, desc::UXN | desc::READ_ONLY);
             low.page(USER_CODE_VA + page, CODE + page, desc::USER | desc::READ_ONLY | desc::PXN | desc::NG);
         }
         // IPS defaults to 48 bits.
