@@ -426,6 +426,8 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
 
             Insn::Svc { imm } => {
                 let next = here!().wrapping_add(4);
+                // A stepped SVC counts as executed: the step exception is pending in what EL1 returns to (D2.12.5).
+                core.finish_step();
                 core.take_synchronous(esr::syndrome(ExceptionClass::Svc64, u32::from(imm)), next);
                 jump!(core.pc)
             }

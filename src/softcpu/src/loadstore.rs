@@ -364,7 +364,11 @@ impl Core {
     pub(crate) fn zero_block(&mut self, bus: &dyn Bus, va: u64) -> Result<(), Trap> {
         let start = va & !(crate::id::LINE_BYTES - 1);
         // Faults report the address as the guest gave it. Device memory has no blocks to zero: an alignment fault (C5.3.10).
-        match self.place_for(va, Intent::Write, self.current_regime(), false)? {
+        let place = self.place_for(va, Intent::Write, self.current_regime(), false)?;
+        if self.watching {
+            self.check_watchpoints(start, crate::id::LINE_BYTES, true)?;
+        }
+        match place {
             Place::Ram(page) => {
                 for offset in (0..crate::id::LINE_BYTES).step_by(8) {
                     page.store_u64(start + offset, 0);

@@ -146,6 +146,10 @@ impl Core {
         if !aligned && self.sys.sctlr & SCTLR_A != 0 {
             return Err(self.alignment_fault(va, false));
         }
+        if self.watching {
+            self.place(va, Intent::Read, regime)?;
+            self.check_watchpoints(va, size, false)?;
+        }
         if (va & PAGE_OFFSET) + size > PAGE_SIZE {
             return self.load_across(va, size, regime);
         }
@@ -178,6 +182,10 @@ impl Core {
         let aligned = va & (size - 1) == 0;
         if !aligned && self.sys.sctlr & SCTLR_A != 0 {
             return Err(self.alignment_fault(va, true));
+        }
+        if self.watching {
+            self.place(va, Intent::Write, regime)?;
+            self.check_watchpoints(va, size, true)?;
         }
         if (va & PAGE_OFFSET) + size > PAGE_SIZE {
             return self.store_across(va, size, value, regime);
@@ -243,7 +251,16 @@ impl Core {
         if (if write { entry.write } else { entry.read }) == tag {
             return Ok(entry.page);
         }
-        match self.look_up(va, intent, regime)? {
+        let found = self.look_up(va, intent, regime)?;
+        if self.watching {
+            if intent != Intent::Write {
+                self.check_watchpoints(va, size, false)?;
+            }
+            if write {
+                self.check_watchpoints(va, size, true)?;
+            }
+        }
+        match found {
             (Place::Ram(page), _) => Ok(page),
             (Place::Device(_), _) => Err(self.data_abort(va, fsc::UNSUPPORTED_ATOMIC, write)),
         }
@@ -252,9 +269,6 @@ impl Core {
     fn look_up(&mut self, va: u64, intent: Intent, regime: Regime) -> Result<(Place, bool), Trap> {
         let write = intent != Intent::Read;
         let canonical = walk::canonical(self.sys.tcr, va);
-        if self.watching {
-            self.check_watchpoints(canonical, write)?;
-        }
         let entry = self.tlb.entry(regime as usize, canonical);
         let tag = self.tlb.tag(regime as usize, canonical & PAGE_MASK, 1);
         if (if write { entry.write } else { entry.read }) == tag {

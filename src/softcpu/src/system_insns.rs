@@ -63,7 +63,9 @@ impl Core {
             return refusal;
         }
         if let Ok(value) = self.read_sysreg(reg) {
-            self.regs.set_x(t, value);
+            // DCZID_EL0.DZP: EL0 may not use DC ZVA (D24.2.38).
+            let prohibited = reg == id::DCZID_EL0 && self.el() == 0 && self.sys.sctlr & SCTLR_DZE == 0;
+            self.regs.set_x(t, value | if prohibited { 1 << 4 } else { 0 });
             return Outcome::Done;
         }
         let mut answer = None;
@@ -101,7 +103,8 @@ impl Core {
             return Some(Outcome::Trapped(fp_syndrome()));
         }
         if self.el() == 1 {
-            return None;
+            // SP_EL0 has no name while it is the current stack pointer (C5.2.22).
+            return (reg == id::SP_EL0 && self.pstate & 1 == 0).then_some(Outcome::Undefined);
         }
         match self.el0_right(reg, read) {
             Right::Granted => None,

@@ -3,6 +3,8 @@
 
 #[expect(dead_code, reason = "a tool that will be used elsewhere too")]
 mod assembler;
+mod debug;
+mod exceptions;
 mod faults;
 mod support;
 mod translation;
