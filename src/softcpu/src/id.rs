@@ -5,8 +5,8 @@
 use minivmm_aarch64::SysReg;
 use minivmm_aarch64::sysreg as id;
 
-/// FPCR: AHP, DN, FZ and RMode. No trapped exceptions, no FEAT_FP16.
-pub(crate) const FPCR_WRITABLE: u32 = 0x07c0_0000;
+/// FPCR: AHP, DN, FZ, RMode and FZ16. No trapped exceptions.
+pub(crate) const FPCR_WRITABLE: u32 = 0x07c8_0000;
 /// FPSR: QC and the cumulative exception bits.
 pub(crate) const FPSR_WRITABLE: u32 = 0x0800_009f;
 
@@ -24,15 +24,15 @@ const fn fields(list: &[(u32, u64)]) -> u64 {
     value
 }
 
-/// EL0 and EL1 in AArch64 only, FP and AdvSIMD without half precision, CSV2_3 and CSV3: nothing here speculates.
-const PFR0: u64 = fields(&[(0, 1), (4, 1), (56, 3), (60, 1)]);
+/// EL0 and EL1 in AArch64 only, FP and AdvSIMD with half precision, CSV2_3 and CSV3: nothing here speculates.
+const PFR0: u64 = fields(&[(0, 1), (4, 1), (16, 1), (20, 1), (56, 3), (60, 1)]);
 const PFR0_GIC: u64 = 1 << 24;
 /// Armv8 debug, two breakpoints, two watchpoints, one context-aware breakpoint field of the minimum, no PMU.
 const DFR0: u64 = fields(&[(0, 6), (12, 1), (20, 1)]);
-/// AES with PMULL, SHA1, SHA2, CRC32, LSE atomics, RDM, DotProd, FlagM.
-const ISAR0: u64 = fields(&[(4, 2), (8, 1), (12, 1), (16, 1), (20, 2), (28, 1), (44, 1), (52, 1)]);
-/// DC CVAP, JSCVT, FCMA, LDAPR.
-const ISAR1: u64 = fields(&[(0, 1), (12, 1), (16, 1), (20, 1)]);
+/// AES with PMULL, SHA1, SHA256 and SHA512, CRC32, LSE atomics, RDM, SHA3, DotProd, FlagM.
+const ISAR0: u64 = fields(&[(4, 2), (8, 1), (12, 2), (16, 1), (20, 2), (28, 1), (32, 1), (44, 1), (52, 1)]);
+/// DC CVAP, JSCVT, FCMA, LDAPR, FRINTTS.
+const ISAR1: u64 = fields(&[(0, 1), (12, 1), (16, 1), (20, 1), (32, 1)]);
 /// 48-bit physical addresses, 16-bit ASIDs, granules of 16 KiB (1) and 4 KiB (0), not 64 KiB (15).
 const MMFR0: u64 = fields(&[(0, 5), (4, 2), (20, 1), (24, 0xf), (28, 0)]);
 /// Hierarchical permission disables, PAN.

@@ -278,15 +278,31 @@ impl Core {
             }
             id::FPCR => self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE,
             id::FPSR => self.regs.fpsr = value as u32 & crate::id::FPSR_WRITABLE,
-            id::CNTV_CTL_EL0 => return Ok(self.timers.set_control(Timer::Virtual, value)),
-            id::CNTV_CVAL_EL0 => return Ok(self.timers.set_compare(Timer::Virtual, value)),
-            id::CNTV_TVAL_EL0 => return Ok(self.timers.set_value(Timer::Virtual, value, self.system.now_ns())),
-            id::CNTP_CTL_EL0 => return Ok(self.timers.set_control(Timer::Physical, value)),
-            id::CNTP_CVAL_EL0 => return Ok(self.timers.set_compare(Timer::Physical, value)),
-            id::CNTP_TVAL_EL0 => return Ok(self.timers.set_value(Timer::Physical, value, self.system.now_ns())),
+            id::CNTV_CTL_EL0
+            | id::CNTV_CVAL_EL0
+            | id::CNTV_TVAL_EL0
+            | id::CNTP_CTL_EL0
+            | id::CNTP_CVAL_EL0
+            | id::CNTP_TVAL_EL0 => {
+                // The clock may not have been looked at for as long as no timer was armed.
+                self.poll_at = 0;
+                return Ok(self.write_timer(reg, value));
+            }
             _ => return self.write_debug(reg, value),
         }
         Ok(After::Nothing)
+    }
+
+    fn write_timer(&mut self, reg: SysReg, value: u64) -> After {
+        let timers = &mut self.timers;
+        match reg {
+            id::CNTV_CTL_EL0 => timers.set_control(Timer::Virtual, value),
+            id::CNTV_CVAL_EL0 => timers.set_compare(Timer::Virtual, value),
+            id::CNTV_TVAL_EL0 => timers.set_value(Timer::Virtual, value, self.system.now_ns()),
+            id::CNTP_CTL_EL0 => timers.set_control(Timer::Physical, value),
+            id::CNTP_CVAL_EL0 => timers.set_compare(Timer::Physical, value),
+            _ => timers.set_value(Timer::Physical, value, self.system.now_ns()),
+        }
     }
 
     fn write_debug(&mut self, reg: SysReg, value: u64) -> Result<After, Undefined> {

@@ -6,5 +6,8 @@ mod assembler;
 mod debug;
 mod exceptions;
 mod faults;
+mod identification;
 mod support;
+mod system_registers;
+mod timers;
 mod translation;
