@@ -7,6 +7,7 @@ mod debug;
 mod exceptions;
 mod faults;
 mod identification;
+mod maintenance;
 mod support;
 mod system_registers;
 mod timers;
