@@ -8,6 +8,7 @@ mod exceptions;
 mod faults;
 mod identification;
 mod maintenance;
+mod multiprocessor;
 mod support;
 mod system_registers;
 mod timers;

@@ -57,12 +57,8 @@ const BY_ADDRESS: [SysReg; 8] = [
 fn stale_translations_do_not_survive_tlbi() {
     const ASID: u64 = 5;
     // Granule, leaf level, attributes, offset of the TLBI's address in the leaf: any address in a block removes it.
-    let leaves: &[(Granule, u32, u64, u64)] = &[
-        (K4, 3, desc::NG, 0),
-        (K4, 3, 0, 0),
-        (K4, 2, desc::NG, 0x1f_f000),
-        (K16, 3, desc::NG, 0x3000),
-    ];
+    let leaves: &[(Granule, u32, u64, u64)] =
+        &[(K4, 3, desc::NG, 0), (K4, 3, 0, 0), (K4, 2, desc::NG, 0x1f_f000), (K16, 3, desc::NG, 0x3000)];
     for &(granule, level, bits, offset) in leaves {
         let va = DATA_VA;
         let by_address = BY_ADDRESS.map(|op| (op, operand(va + offset, ASID)));
@@ -118,7 +114,8 @@ fn tlbi_of_another_asid_or_address_forgets_nothing_here() {
 /// TLBI, IC IALLU and AT are UNDEFINED at EL0.
 #[test]
 fn maintenance_of_el1_is_undefined_at_el0() {
-    for op in [sys::TLBI_VMALLE1, sys::TLBI_VAE1IS, sys::IC_IALLU, sys::IC_IALLUIS, sys::DC_IVAC, sys::DC_ISW, sys::AT_S1E0R]
+    for op in
+        [sys::TLBI_VMALLE1, sys::TLBI_VAE1IS, sys::IC_IALLU, sys::IC_IALLUIS, sys::DC_IVAC, sys::DC_ISW, sys::AT_S1E0R]
     {
         let taken = Machine::paged().execute(crate::support::EL0, |a| _ = a.sys(op, 0));
         assert_eq!(taken.syndrome(), Some((0, 0)), "{op:x?}");
