@@ -208,7 +208,7 @@ fn watchpoints_match_the_bytes_an_access_touches() {
             machine.set(DBGWCR1, *control);
             machine.set(sysreg::MDSCR_EL1, MDE | KDE);
             machine.set_x(1, DATA_VA + 0x40 + offset);
-            let taken = machine.execute(mode, |a| access(a));
+            let taken = machine.execute(mode, access);
             assert_eq!(taken.syndrome(), expected.map(|write| (class, DEBUG | write)), "row {index} {mode:#x}");
             if expected.is_some() {
                 let entry = machine.entry(mode);

@@ -206,7 +206,7 @@ fn unmasking_takes_the_pending_interrupt_at_once() {
     for unmask in rows {
         let mut machine = Machine::paged();
         machine.system.set_irq(0, true);
-        let taken = machine.execute(EL1H, |a| unmask(a));
+        let taken = machine.execute(EL1H, unmask);
         assert_eq!((taken.vector, taken.elr), (0x280, CODE_VA + 4));
     }
     let mut machine = Machine::paged();
@@ -249,7 +249,7 @@ fn fp_is_trapped_as_cpacr_says() {
                 machine.low.page(0x80_0000, crate::support::DATA, crate::support::desc::USER);
                 machine.set(sysreg::CPACR_EL1, fpen << 20);
                 machine.set_x(1, 0x80_0000);
-                let taken = machine.execute(mode, |a| instruction(a));
+                let taken = machine.execute(mode, instruction);
                 assert_eq!(taken.syndrome(), trapped.then_some((FP, ISS)), "FPEN {fpen}, {mode:#x}, {index}");
             }
         }
@@ -260,7 +260,9 @@ fn fp_is_trapped_as_cpacr_says() {
 #[test]
 fn wfi_and_wfe_of_el0_are_trapped_unless_allowed() {
     const ISS: u32 = (1 << 24) | (0xe << 20);
-    let (wfi, wfe): (fn(&mut Assembler), fn(&mut Assembler)) = (|a| _ = a.wfi(), |a| _ = a.wfe());
+    type Wait = fn(&mut Assembler);
+    let wfi: Wait = |a| _ = a.wfi();
+    let wfe: Wait = |a| _ = a.wfe();
     let rows = [
         (wfi, 0, EL0, Some((WAIT, ISS))),
         (wfe, 0, EL0, Some((WAIT, ISS | 1))),
@@ -315,13 +317,13 @@ fn system_instructions_of_el0_are_trapped_unless_allowed() {
         machine.set_x(1, 0x80_0000);
         let everything = sctlr::UCI | sctlr::DZE | sctlr::UCT | sctlr::UMA;
         machine.set_sctlr(everything & !allow);
-        let taken = machine.execute(EL0, |a| instruction(a));
+        let taken = machine.execute(EL0, instruction);
         assert_eq!(taken.syndrome(), Some((SYSTEM_REGISTER, *expected)), "row {index}");
         assert_eq!(taken.elr, USER_CODE_VA);
         machine.set_sctlr(*allow);
-        assert_eq!(machine.execute(EL0, |a| instruction(a)).syndrome(), None, "row {index}, allowed");
+        assert_eq!(machine.execute(EL0, instruction).syndrome(), None, "row {index}, allowed");
         machine.set_sctlr(0);
-        assert_eq!(machine.execute(EL1H, |a| instruction(a)).syndrome(), None, "row {index}, EL1");
+        assert_eq!(machine.execute(EL1H, instruction).syndrome(), None, "row {index}, EL1");
     }
 }
 

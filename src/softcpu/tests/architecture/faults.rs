@@ -152,7 +152,7 @@ fn atomics_report_a_write_only_where_reading_is_allowed() {
             machine.low.page(DATA_VA, DATA, *attributes);
         }
         machine.set_x(1, DATA_VA);
-        let taken = machine.execute(*pstate, |a| instruction(a));
+        let taken = machine.execute(*pstate, instruction);
         assert_eq!(taken.fault(), Some((expected.0, expected.1, DATA_VA)), "row {index}");
     }
 }
@@ -178,7 +178,7 @@ fn atomics_must_be_aligned() {
         let mut machine = Machine::paged();
         machine.low.page(DATA_VA, DATA, 0);
         machine.set_x(1, DATA_VA + 1);
-        let taken = machine.execute(EL1H, |a| instruction(a));
+        let taken = machine.execute(EL1H, instruction);
         assert_eq!(taken.fault(), Some((SAME, fsc::ALIGNMENT | write, DATA_VA + 1)), "row {index}");
     }
 }
@@ -213,14 +213,14 @@ fn sctlr_a_makes_unaligned_accesses_fault() {
             let va = DATA_VA + offset;
             machine.set_x(1, va);
             machine.set_sctlr(sctlr::A);
-            let fault = machine.execute(EL1H, |a| instruction(a)).fault();
+            let fault = machine.execute(EL1H, instruction).fault();
             if *faults {
                 assert_eq!(fault, Some((SAME, fsc::ALIGNMENT | write, va)), "row {index}");
             } else {
                 assert_eq!(fault.is_none(), mapped, "row {index}");
             }
             machine.set_sctlr(0);
-            assert_eq!(machine.execute(EL1H, |a| instruction(a)).is_done(), mapped, "row {index} without A");
+            assert_eq!(machine.execute(EL1H, instruction).is_done(), mapped, "row {index} without A");
         }
     }
 }
@@ -351,7 +351,7 @@ fn fault_in_the_second_page_leaves_everything_unchanged() {
             let registers = [(1, *base), (2, 0x2222), (3, 0x3333)];
             registers.iter().for_each(|(register, value)| machine.set_x(*register, *value));
             machine.vcpu.regs_mut().v = [0x4444; 32];
-            let taken = machine.execute(EL0, |a| instruction(a));
+            let taken = machine.execute(EL0, instruction);
             assert_eq!(taken.fault(), Some((LOWER, status | write, second)), "row {index}");
             for (register, value) in registers {
                 assert_eq!(machine.x(register), value, "row {index}: x{register}");
@@ -369,7 +369,7 @@ fn fault_in_the_second_page_leaves_everything_unchanged() {
 fn first_of_two_faulting_pages_is_reported() {
     let va = DATA_VA + 0xff8;
     for instruction in
-        [|a: &mut Assembler| drop(a.stp(Mode::Offset, 2, 3, 1, 0)), |a: &mut Assembler| drop(a.st1_four_post(0, 1))]
+        [|a: &mut Assembler| _ = a.stp(Mode::Offset, 2, 3, 1, 0), |a: &mut Assembler| _ = a.st1_four_post(0, 1)]
     {
         let mut machine = Machine::paged();
         machine.low.page(DATA_VA + 0x8000, DATA, 0);
@@ -394,11 +394,11 @@ fn stack_pointer_alignment_is_checked_where_enabled() {
     ];
     type Access = fn(&mut Assembler);
     let accesses: [Access; 5] = [
-        |a| drop(a.ldr(Width::B, 0, SP, 0)),
-        |a| drop(a.stp(Mode::Pre, 0, 2, SP, -16)),
-        |a| drop(a.ldxr(Width::B, 0, SP)),
-        |a| drop(a.lse(Lse::Add, Width::B, 0, 2, SP)),
-        |a| drop(a.ldr_q(0, SP, 0)),
+        |a| _ = a.ldr(Width::B, 0, SP, 0),
+        |a| _ = a.stp(Mode::Pre, 0, 2, SP, -16),
+        |a| _ = a.ldxr(Width::B, 0, SP),
+        |a| _ = a.lse(Lse::Add, Width::B, 0, 2, SP),
+        |a| _ = a.ldr_q(0, SP, 0),
     ];
     for (control, pstate, sp, faults) in rows {
         for (index, access) in accesses.iter().enumerate() {

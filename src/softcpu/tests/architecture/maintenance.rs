@@ -133,7 +133,7 @@ fn rights_taken_away_are_gone_after_tlbi() {
         a.str(Width::X, 0, 1, 0).str(Width::X, 3, 2, 0).dsb().sys(sys::TLBI_VAE1, 4).dsb().isb();
         a.str(Width::X, 0, 1, 0);
     });
-    assert_eq!(taken.fault(), Some((0x25, crate::support::fsc::PERMISSION + 3 | crate::support::WNR, DATA_VA)));
+    assert_eq!(taken.fault(), Some((0x25, (crate::support::fsc::PERMISSION + 3) | crate::support::WNR, DATA_VA)));
 }
 
 /// A vCPU in a loop of loads sees the new page after another vCPU's TLBI IS and DSB: it counts, after each DSB, what it saw.

@@ -41,7 +41,6 @@ pub const PSTATE_PAN: u32 = 1 << 22;
 
 /// Descriptor bits (D8.3).
 pub mod desc {
-    pub const VALID: u64 = 1;
     pub const TABLE: u64 = 3;
     pub const PAGE: u64 = 3;
     pub const BLOCK: u64 = 1;
@@ -68,13 +67,10 @@ pub mod desc {
 pub mod tcr {
     pub const EPD0: u64 = 1 << 7;
     pub const A1: u64 = 1 << 22;
-    pub const EPD1: u64 = 1 << 23;
     pub const AS16: u64 = 1 << 36;
     pub const TBI0: u64 = 1 << 37;
     pub const TBI1: u64 = 1 << 38;
     pub const HPD0: u64 = 1 << 41;
-    pub const HPD1: u64 = 1 << 42;
-    pub const E0PD0: u64 = 1 << 55;
     pub const E0PD1: u64 = 1 << 56;
     pub const fn ips(value: u64) -> u64 {
         value << 32

@@ -138,7 +138,10 @@ fn top_byte_is_ignored_where_tbi_says_so() {
     assert!(machine.attempt(EL0, Try::Read, tagged).is_done());
     assert_eq!(machine.x(0), 7);
     let unmapped = tagged + 0x1000;
-    assert_eq!(machine.attempt(EL0, Try::Write, unmapped).fault(), Some((LOWER, fsc::TRANSLATION + 3 | WNR, unmapped)));
+    assert_eq!(
+        machine.attempt(EL0, Try::Write, unmapped).fault(),
+        Some((LOWER, (fsc::TRANSLATION + 3) | WNR, unmapped))
+    );
     // TBI1 is clear.
     let high = 0x00ff_ffff_fff0_0000;
     assert_eq!(machine.attempt(EL1H, Try::Read, high).fault(), Some((SAME, fsc::TRANSLATION, high)));
@@ -235,7 +238,7 @@ fn clear_access_flag_faults_at_the_level_of_the_leaf() {
         machine.low.set(va, level, RAM | bits | desc::USER);
         for (access, write) in [(Try::Read, 0), (Try::Write, WNR)] {
             let fault = machine.attempt(EL1H, access, va).fault();
-            assert_eq!(fault, Some((SAME, fsc::ACCESS_FLAG + level | write, va)), "level {level}");
+            assert_eq!(fault, Some((SAME, (fsc::ACCESS_FLAG + level) | write, va)), "level {level}");
         }
         let fault = machine.attempt(EL0, Try::Execute, va).fault();
         let expected = if level == 3 { fsc::ACCESS_FLAG + 3 } else { fsc::ACCESS_FLAG + level };
