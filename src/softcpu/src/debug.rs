@@ -9,21 +9,25 @@ use crate::core::{Abort, AbortKind, Core, Trap};
 use crate::exception::PSTATE_SS;
 
 impl Core {
-    /// Takes the debug exception that precedes the instruction at the PC, if there is one.
-    pub(crate) fn take_debug_exception(&mut self) -> bool {
-        let lower = self.el() == 0;
-        if self.step_is_active() {
-            // ISS: ISV is 1, EX is 0: the stepped instruction was not a load-exclusive (a permitted simplification, D2.12.7).
-            let class = if lower { ExceptionClass::SoftwareStepLower } else { ExceptionClass::SoftwareStepSame };
-            self.take_synchronous(esr::syndrome(class, (1 << 24) | 0b10_0010), self.pc);
-            return true;
+    /// Takes the software step exception that is pending at the PC, if there is one. It comes before any fault of the fetch (D1.3.5.5).
+    pub(crate) fn take_step(&mut self) -> bool {
+        if !self.step_is_active() {
+            return false;
         }
-        if self.breakpoint_matches() {
-            let class = if lower { ExceptionClass::BreakpointLower } else { ExceptionClass::BreakpointSame };
-            self.take_synchronous(esr::syndrome(class, 0b10_0010), self.pc);
-            return true;
+        // ISS: ISV is 1, EX is 0: the stepped instruction was not a load-exclusive (a permitted simplification, D2.12.7).
+        let class = if self.el() == 0 { ExceptionClass::SoftwareStepLower } else { ExceptionClass::SoftwareStepSame };
+        self.take_synchronous(esr::syndrome(class, (1 << 24) | 0b10_0010), self.pc);
+        true
+    }
+
+    /// Takes the breakpoint exception of the instruction at the PC, which could be fetched, if there is one.
+    pub(crate) fn take_breakpoint(&mut self) -> bool {
+        if !self.breakpoint_matches() {
+            return false;
         }
-        false
+        let class = if self.el() == 0 { ExceptionClass::BreakpointLower } else { ExceptionClass::BreakpointSame };
+        self.take_synchronous(esr::syndrome(class, 0b10_0010), self.pc);
+        true
     }
 
     /// After one instruction under software step: the next one traps.
@@ -46,37 +50,39 @@ impl Core {
         })
     }
 
-    /// PMC (bits 2:1): 1 is EL1, 2 is EL0, 3 is both.
+    /// PMC, PAC (bits 2:1): 1 is EL1, 2 is EL0, 3 is both.
     fn privilege_matches(&self, control: u64) -> bool {
         let wanted = if self.el() == 0 { 2 } else { 1 };
         (control >> 1) & wanted != 0
     }
 
-    /// Whether a watchpoint covers the byte at `va`.
+    /// Whether a watchpoint covers one of the `size` bytes (at least 1) at `va`.
     ///
     /// # Errors
     /// [`Trap`] with the watchpoint's abort set.
-    pub(crate) fn check_watchpoints(&mut self, va: u64, write: bool) -> Result<(), Trap> {
+    pub(crate) fn check_watchpoints(&mut self, va: u64, size: u64, write: bool) -> Result<(), Trap> {
+        let va = crate::walk::canonical(self.sys.tcr, va);
+        let last = va.wrapping_add(size - 1);
         let hit = self.sys.watchpoints.iter().any(|(value, control)| {
             // LSC (bits 4:3): 1 loads, 2 stores.
             let kind = if write { 2 } else { 1 };
             let enabled = control & 1 != 0 && (control >> 3) & kind != 0 && self.privilege_matches(*control);
             let address = ((value << 15).cast_signed() >> 15).cast_unsigned();
+            // MASK (bits 28:24) or else BAS (bits 12:5), whose ones are contiguous, says which bytes are watched (D2.10.5).
             let mask = (control >> 24) & 0x1f;
-            let covered = if mask != 0 {
-                (address ^ va) >> mask == 0
-            } else {
-                // BAS (bits 12:5) selects bytes of the doubleword; an access is reported if it starts in the doubleword of a
-                // selected byte at or below it.
-                let selected = (control >> 5) & 0xff;
-                address & !7 == va & !7 && (selected >> (va & 7)) != 0
+            let selected = (control >> 5) & 0xff;
+            let (first_watched, watched_bytes) = match mask {
+                0 if selected == 0 => return false,
+                0 => (address + u64::from(selected.trailing_zeros()), u64::from(selected.count_ones())),
+                _ => (address >> mask << mask, 1 << mask),
             };
-            enabled && covered
+            let last_watched = first_watched.saturating_add(watched_bytes - 1);
+            enabled && va <= last_watched && last >= first_watched
         });
         if hit {
             // DFSC 0b100010, WnR in bit 6.
-            self.abort =
-                Abort { kind: AbortKind::Watchpoint, iss: 0b10_0010 | if write { 1 << 6 } else { 0 }, far: va };
+            let iss = 0b10_0010 | if write { esr::ISS_WNR } else { 0 };
+            self.abort = Abort { kind: AbortKind::Watchpoint, iss, far: va };
             return Err(Trap);
         }
         Ok(())

@@ -83,16 +83,18 @@ impl Core {
     #[expect(clippy::cast_possible_truncation, reason = "SPSR_EL1 keeps 32 bits")]
     pub(crate) fn exception_return(&mut self) {
         let spsr = self.sys.spsr as u32;
-        let kept = PSTATE_DAIF | PSTATE_IL | PSTATE_SS | PSTATE_PAN;
+        let kept = PSTATE_DAIF | PSTATE_IL | PSTATE_PAN;
         let legal = matches!(spsr & MODE_MASK, MODE_EL0T | MODE_EL1T | MODE_EL1H);
         self.regs.nzcv = spsr & 0xf000_0000;
         let mut pstate = spsr & kept;
         pstate |= if legal { spsr & MODE_MASK } else { PSTATE_IL | (self.pstate & MODE_MASK) };
         self.clear_monitor();
-        self.pc = self.sys.elr;
+        self.pc = crate::walk::canonical(self.sys.tcr, self.sys.elr);
+        let could_step = self.is_stepping();
         self.set_pstate(pstate);
-        if self.el() == 0 {
-            self.pc = crate::walk::canonical(self.sys.tcr, self.pc);
+        // SS is restored only by a return from where stepping is off to where it is on (D2.12.4).
+        if self.is_stepping() && !could_step {
+            self.pstate |= spsr & PSTATE_SS;
         }
     }
 

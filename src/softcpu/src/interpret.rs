@@ -426,6 +426,8 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
 
             Insn::Svc { imm } => {
                 let next = here!().wrapping_add(4);
+                // A stepped SVC counts as executed: the step exception is pending in what EL1 returns to (D2.12.5).
+                core.finish_step();
                 core.take_synchronous(esr::syndrome(ExceptionClass::Svc64, u32::from(imm)), next);
                 jump!(core.pc)
             }
@@ -555,14 +557,14 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
             Insn::LdrQ { t, n, imm } => {
                 require_fp!();
                 let va = address!(n, imm);
-                let (low, high) = attempt!(core.load_two(bus, va));
+                let (low, high) = attempt!(core.load_quadword(bus, va));
                 core.regs.v[usize::from(t & 31)] = u128::from(low) | (u128::from(high) << 64);
             }
             Insn::StrQ { t, n, imm } => {
                 require_fp!();
                 let va = address!(n, imm);
                 let value = core.regs.v[usize::from(t & 31)];
-                attempt!(core.store_two(bus, va, value as u64, (value >> 64) as u64));
+                attempt!(core.store_quadword(bus, va, value as u64, (value >> 64) as u64));
             }
             Insn::LdpQ { t, t2, n, imm } => {
                 require_fp!();

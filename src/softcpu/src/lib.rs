@@ -5,8 +5,8 @@
 //! outside it behaves like the vCPU of a hypervisor: there is no EL2, HVC and SMC are exits, addresses
 //! without memory go to the bus.
 //!
-//! Architecture: Armv8.0-A A64, little-endian, plus LSE, CRC32, RDM, DPB, PAN, RCPC (LDAPR), DotProd, FCMA, JSCVT, FlagM, AES, PMULL,
-//! SHA1, SHA256, E0PD, HPDS, CSV2_3. The identification registers (`id`) advertise exactly what is there.
+//! Architecture: Armv8.0-A A64, little-endian, plus LSE, CRC32, RDM, DPB, PAN, RCPC (LDAPR), DotProd, FCMA, JSCVT, FRINTTS, FlagM, FP16, AES,
+//! PMULL, SHA1, SHA256, SHA512, SHA3, E0PD, HPDS, CSV2_3. The identification registers (`id`) advertise exactly what is there.
 //!
 //! How an instruction runs: `decode` turns a word into an [`insn::Insn`]; `code` keeps pages of them by guest-physical address; `interpret`
 //! runs them; `memory` and `tlb` translate and access; `vcpu` is the loop around it that sees interrupts.

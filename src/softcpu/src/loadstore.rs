@@ -8,7 +8,7 @@ use crate::decode::{bit, bits, field, field5};
 use crate::insn::{Access, Index};
 use crate::memory::{Intent, Place};
 use crate::regs::{SP, ZERO};
-use crate::tlb::{PAGE_MASK, Regime};
+use crate::tlb::Regime;
 
 impl Core {
     /// The base address in register `n`, after the check of SP's alignment.
@@ -155,7 +155,7 @@ impl Core {
         let (va, base) = self.indexed(n, imm, index)?;
         let (size, _) = shape(access);
         if is_store(access) {
-            self.check_both_pages(va, size * 2)?;
+            self.check_pages(va, size * 2)?;
             self.store(bus, access, va, self.regs.x(t))?;
             self.store(bus, access, va.wrapping_add(size), self.regs.x(t2))?;
             self.regs.set_x(n, base);
@@ -169,18 +169,6 @@ impl Core {
         Ok(())
     }
 
-    /// A store of `size` bytes in parts must not fault on its second page after it wrote the first.
-    fn check_both_pages(&mut self, va: u64, size: u64) -> Result<(), Trap> {
-        let second = va.wrapping_add(size - 1) & PAGE_MASK;
-        if va & PAGE_MASK != second {
-            // The lowest address that faults is the one to report.
-            for page in [va, second] {
-                let _: Place = self.place(page, Intent::Write, self.current_regime())?;
-            }
-        }
-        Ok(())
-    }
-
     /// Loads `1 << size_log2` bytes for a SIMD register, zero-extended.
     #[inline]
     pub(crate) fn load_vector(&mut self, bus: &dyn Bus, size_log2: u8, va: u64) -> Result<u128, Trap> {
@@ -190,7 +178,7 @@ impl Core {
             2 => self.load_u32(bus, va)?.into(),
             3 => self.load_u64(bus, va)?.into(),
             _ => {
-                let (low, high) = self.load_two(bus, va)?;
+                let (low, high) = self.load_quadword(bus, va)?;
                 u128::from(low) | (u128::from(high) << 64)
             }
         })
@@ -204,7 +192,7 @@ impl Core {
             1 => self.store_u16(bus, va, value as u16),
             2 => self.store_u32(bus, va, value as u32),
             3 => self.store_u64(bus, va, value as u64),
-            _ => self.store_two(bus, va, value as u64, (value >> 64) as u64),
+            _ => self.store_quadword(bus, va, value as u64, (value >> 64) as u64),
         }
     }
 
@@ -262,7 +250,7 @@ impl Core {
             self.regs.v[usize::from(t & 31)] = first;
             self.regs.v[usize::from(t2 & 31)] = second;
         } else {
-            self.check_both_pages(va, size * 2)?;
+            self.check_pages(va, size * 2)?;
             self.store_vector(bus, size_log2, va, self.regs.v[usize::from(t & 31)])?;
             self.store_vector(bus, size_log2, va.wrapping_add(size), self.regs.v[usize::from(t2 & 31)])?;
         }
@@ -301,7 +289,7 @@ impl Core {
         let size_log2 = if interleave == 1 && base & 7 == 0 { 3 } else { field(word, 11, 10) };
         let (element_bytes, element_bits) = (1u64 << size_log2, 8u32 << size_log2);
         if !load {
-            self.check_both_pages(base, total)?;
+            self.check_pages(base, total)?;
         }
         let mut loaded = [0u128; 4];
         let mut va = base;
@@ -345,7 +333,7 @@ impl Core {
         let (n, base, next) = self.structure_base(word, total)?;
         let load = bit(word, 22);
         if !load {
-            self.check_both_pages(base, total)?;
+            self.check_pages(base, total)?;
         }
         let mask = u128::MAX >> (128 - element_bits);
         let shift = lane * element_bits;
@@ -375,8 +363,12 @@ impl Core {
     /// DC ZVA: zeroes the aligned block that holds `va`.
     pub(crate) fn zero_block(&mut self, bus: &dyn Bus, va: u64) -> Result<(), Trap> {
         let start = va & !(crate::id::LINE_BYTES - 1);
-        // Faults report the address as the guest gave it.
-        match self.place(va, Intent::Write, self.current_regime())? {
+        // Faults report the address as the guest gave it. Device memory has no blocks to zero: an alignment fault (C5.3.10).
+        let place = self.place_for(va, Intent::Write, self.current_regime(), false)?;
+        if self.watching {
+            self.check_watchpoints(start, crate::id::LINE_BYTES, true)?;
+        }
+        match place {
             Place::Ram(page) => {
                 for offset in (0..crate::id::LINE_BYTES).step_by(8) {
                     page.store_u64(start + offset, 0);

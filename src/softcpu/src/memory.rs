@@ -20,7 +20,7 @@ const PAGE_OFFSET: u64 = PAGE_SIZE - 1;
 pub(crate) enum Intent {
     Read,
     Write,
-    /// A read and a write in one: reported as a write unless reading alone is forbidden.
+    /// A read and a write in one: reported as a write unless reading alone would have had the same fault (D24.2.40, WnR).
     ReadWrite,
 }
 
@@ -86,14 +86,52 @@ impl Core {
             entry.page.store_u64(va + 8, high);
             return Ok(());
         }
-        // The second half must not fault after the first was written.
-        let second = va.wrapping_add(15) & PAGE_MASK;
-        if va & PAGE_MASK != second {
-            self.place(va, Intent::Write, self.current_regime())?;
-            self.place(second, Intent::Write, self.current_regime())?;
-        }
+        self.check_pages(va, 16)?;
         self.store_u64(bus, va, low)?;
         self.store_u64(bus, va.wrapping_add(8), high)
+    }
+
+    /// Loads a Q register. Unlike a pair it is one access of 16 bytes where alignment matters.
+    #[inline(always)]
+    pub(crate) fn load_quadword(&mut self, bus: &dyn Bus, va: u64) -> Result<(u64, u64), Trap> {
+        if va & 15 != 0 {
+            self.check_quadword(va, Intent::Read)?;
+        }
+        self.load_two(bus, va)
+    }
+
+    /// Stores a Q register.
+    #[inline(always)]
+    pub(crate) fn store_quadword(&mut self, bus: &dyn Bus, va: u64, low: u64, high: u64) -> Result<(), Trap> {
+        if va & 15 != 0 {
+            self.check_quadword(va, Intent::Write)?;
+        }
+        self.store_two(bus, va, low, high)
+    }
+
+    /// An unaligned quadword: wrong under SCTLR_EL1.A and in Device memory, which the TLB never holds.
+    fn check_quadword(&mut self, va: u64, intent: Intent) -> Result<(), Trap> {
+        let write = intent != Intent::Read;
+        if self.sys.sctlr & SCTLR_A != 0 {
+            return Err(self.alignment_fault(va, write));
+        }
+        let entry = self.tlb.entry(self.regime, va);
+        if (if write { entry.write } else { entry.read }) != self.tlb.tag(self.regime, va & PAGE_MASK, 1) {
+            self.place_for(va, intent, self.current_regime(), false)?;
+        }
+        Ok(())
+    }
+
+    /// A store of `size` bytes in parts must not fault on its second page after it wrote the first. Where both fault, the first is
+    /// reported; a fault of the second is at its start.
+    #[inline]
+    pub(crate) fn check_pages(&mut self, va: u64, size: u64) -> Result<(), Trap> {
+        let last = va.wrapping_add(size - 1);
+        if (va ^ last) & PAGE_MASK != 0 {
+            self.place(va, Intent::Write, self.current_regime())?;
+            self.place(last & PAGE_MASK, Intent::Write, self.current_regime())?;
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -107,6 +145,10 @@ impl Core {
         let aligned = va & (size - 1) == 0;
         if !aligned && self.sys.sctlr & SCTLR_A != 0 {
             return Err(self.alignment_fault(va, false));
+        }
+        if self.watching {
+            self.place(va, Intent::Read, regime)?;
+            self.check_watchpoints(va, size, false)?;
         }
         if (va & PAGE_OFFSET) + size > PAGE_SIZE {
             return self.load_across(va, size, regime);
@@ -140,6 +182,10 @@ impl Core {
         let aligned = va & (size - 1) == 0;
         if !aligned && self.sys.sctlr & SCTLR_A != 0 {
             return Err(self.alignment_fault(va, true));
+        }
+        if self.watching {
+            self.place(va, Intent::Write, regime)?;
+            self.check_watchpoints(va, size, true)?;
         }
         if (va & PAGE_OFFSET) + size > PAGE_SIZE {
             return self.store_across(va, size, value, regime);
@@ -179,8 +225,8 @@ impl Core {
         }
     }
 
-    /// As [`Self::place`], and an unaligned access to Device memory is an alignment fault.
-    fn place_for(&mut self, va: u64, intent: Intent, regime: Regime, aligned: bool) -> Result<Place, Trap> {
+    /// As [`Self::place`], and an access that is not `aligned` to Device memory is an alignment fault.
+    pub(crate) fn place_for(&mut self, va: u64, intent: Intent, regime: Regime, aligned: bool) -> Result<Place, Trap> {
         let (place, device) = self.look_up(va, intent, regime)?;
         if device && !aligned {
             return Err(self.alignment_fault(va, intent != Intent::Read));
@@ -197,7 +243,7 @@ impl Core {
     pub(crate) fn atomic_page(&mut self, va: u64, size: u64, intent: Intent) -> Result<HostPage, Trap> {
         let write = intent != Intent::Read;
         if va & (size - 1) != 0 {
-            return Err(self.alignment_fault(va, write));
+            return Err(self.alignment_fault(va, intent == Intent::Write));
         }
         let regime = self.current_regime();
         let entry = self.tlb.entry(self.regime, va);
@@ -205,7 +251,16 @@ impl Core {
         if (if write { entry.write } else { entry.read }) == tag {
             return Ok(entry.page);
         }
-        match self.look_up(va, intent, regime)? {
+        let found = self.look_up(va, intent, regime)?;
+        if self.watching {
+            if intent != Intent::Write {
+                self.check_watchpoints(va, size, false)?;
+            }
+            if write {
+                self.check_watchpoints(va, size, true)?;
+            }
+        }
+        match found {
             (Place::Ram(page), _) => Ok(page),
             (Place::Device(_), _) => Err(self.data_abort(va, fsc::UNSUPPORTED_ATOMIC, write)),
         }
@@ -214,9 +269,6 @@ impl Core {
     fn look_up(&mut self, va: u64, intent: Intent, regime: Regime) -> Result<(Place, bool), Trap> {
         let write = intent != Intent::Read;
         let canonical = walk::canonical(self.sys.tcr, va);
-        if self.watching {
-            self.check_watchpoints(canonical, write)?;
-        }
         let entry = self.tlb.entry(regime as usize, canonical);
         let tag = self.tlb.tag(regime as usize, canonical & PAGE_MASK, 1);
         if (if write { entry.write } else { entry.read }) == tag {
@@ -225,7 +277,7 @@ impl Core {
         self.counters.tlb_misses += 1;
         let (translation, place) = self.translate_data(va, intent, regime)?;
         if let Place::Ram(page) = place {
-            let sees_user = regime == Regime::Kernel && translation.user.read && self.pstate & PSTATE_PAN == 0;
+            let sees_user = regime == Regime::Kernel && translation.pan_applies && self.pstate & PSTATE_PAN == 0;
             // User pages at high addresses would outlive PSTATE.PAN in the kernel's table (see `tlb`).
             let outlives_pan = sees_user && canonical >> 63 == 1;
             if !(translation.device || self.watching || outlives_pan) {
@@ -251,10 +303,10 @@ impl Core {
         let stage2 = system.stage2();
         let translation = match walk::walk(&self.sys, &stage2, va, regime == Regime::User) {
             Ok(translation) => translation,
-            Err(fault) => return Err(self.data_abort(va, fault.status, write)),
+            Err(fault) => return Err(self.data_abort(va, fault.status, intent == Intent::Write)),
         };
         let rights = if regime == Regime::User { translation.user } else { translation.kernel };
-        let pan_forbids = regime == Regime::Kernel && self.pstate & PSTATE_PAN != 0 && translation.user.read;
+        let pan_forbids = regime == Regime::Kernel && self.pstate & PSTATE_PAN != 0 && translation.pan_applies;
         let allowed = match intent {
             Intent::Read => rights.read,
             Intent::Write => rights.write,
@@ -305,7 +357,7 @@ impl Core {
             Err(fault) => failed(fault.status),
             Ok(found) => {
                 let rights = if user { found.user } else { found.kernel };
-                let pan_forbids = with_pan && !user && self.pstate & PSTATE_PAN != 0 && found.user.read;
+                let pan_forbids = with_pan && !user && self.pstate & PSTATE_PAN != 0 && found.pan_applies;
                 if (if write { rights.write } else { rights.read }) && !pan_forbids {
                     // Normal write-back memory, inner shareable; Device-nGnRnE reads as attribute 0 and shareability 2.
                     let attributes = if found.device { 2 << 7 } else { (0xff << 56) | (3 << 7) };

@@ -7,14 +7,17 @@ use minivmm_aarch64::sysreg as id;
 
 use crate::core::{Core, Undefined};
 use crate::exception::{PSTATE_DAIF, PSTATE_PAN};
-use crate::timer::{Timer, Timers};
+use crate::timer::Timer;
 
 /// Hardware breakpoints and watchpoints: two of each, the least that the architecture allows (ID_AA64DFR0_EL1).
 pub(crate) const DEBUG_PAIRS: usize = 2;
 
-/// SCTLR_EL1 bits of the 8.0 baseline that read as one where the feature that gives them a meaning is absent:
-/// EOS, EIS (22, 11), nTLSMD, LSMAOE (28, 29), TSCXT (20).
-const SCTLR_RES1: u64 = (1 << 11) | (1 << 20) | (1 << 22) | (1 << 28) | (1 << 29);
+/// SCTLR_EL1 bits that read as one where the feature that gives them a meaning is absent: ITD, SED (7, 8), EOS, EIS (11, 22), nTLSMD,
+/// LSMAOE (28, 29).
+const SCTLR_RES1: u64 = (1 << 7) | (1 << 8) | (1 << 11) | (1 << 22) | (1 << 28) | (1 << 29);
+/// SCTLR_EL1 bits that have a meaning: M, A, C, SA, SA0 (4:0), UMA (9), I (12), DZE, UCT, nTWI (16:14), nTWE (18), WXN (19), TSCXT (20),
+/// SPAN (23), UCI (26). The others are of features that are not here, big-endian data (E0E, EE) among them.
+const SCTLR_WRITABLE: u64 = 0x1f | (1 << 9) | (1 << 12) | (0b111 << 14) | (0b111 << 18) | (1 << 23) | (1 << 26);
 
 #[derive(Clone, Debug)]
 pub(crate) struct SystemRegisters {
@@ -192,12 +195,15 @@ impl Core {
         let s = &mut self.sys;
         match reg {
             id::SCTLR_EL1 => {
+                let value = value & SCTLR_WRITABLE | SCTLR_RES1;
                 let changed = s.sctlr ^ value;
-                s.sctlr = value | SCTLR_RES1;
+                s.sctlr = value;
                 // M and WXN are part of what the TLB remembers.
                 if changed & (crate::walk::SCTLR_M | (1 << 19)) != 0 {
                     self.tlb.flush();
                 }
+                // SA and SA0.
+                self.select_rights();
                 return Ok(After::Resync);
             }
             id::TTBR0_EL1 => {
@@ -266,29 +272,37 @@ impl Core {
             id::DAIF => {
                 self.pstate = (self.pstate & !PSTATE_DAIF) | (value as u32 & PSTATE_DAIF);
                 self.select_interrupts();
+                // PSTATE.D.
+                self.select_debug();
                 return Ok(After::Resync);
             }
             id::FPCR => self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE,
             id::FPSR => self.regs.fpsr = value as u32 & crate::id::FPSR_WRITABLE,
-            id::CNTV_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Virtual, value))),
-            id::CNTV_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Virtual, value))),
-            id::CNTV_TVAL_EL0 => {
-                return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Virtual, value, now)));
-            }
-            id::CNTP_CTL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_control(Timer::Physical, value))),
-            id::CNTP_CVAL_EL0 => return Ok(self.timer_changed(|timers, _| timers.set_compare(Timer::Physical, value))),
-            id::CNTP_TVAL_EL0 => {
-                return Ok(self.timer_changed(|timers, now| timers.set_value(Timer::Physical, value, now)));
+            id::CNTV_CTL_EL0
+            | id::CNTV_CVAL_EL0
+            | id::CNTV_TVAL_EL0
+            | id::CNTP_CTL_EL0
+            | id::CNTP_CVAL_EL0
+            | id::CNTP_TVAL_EL0 => {
+                // The clock may not have been looked at for as long as no timer was armed.
+                self.poll_at = 0;
+                return Ok(self.write_timer(reg, value));
             }
             _ => return self.write_debug(reg, value),
         }
         Ok(After::Nothing)
     }
 
-    /// Makes `change`, and has the loop look at the timers next, however far off their last deadline was.
-    fn timer_changed(&mut self, change: impl FnOnce(&mut Timers, u64) -> After) -> After {
-        self.poll_at = 0;
-        change(&mut self.timers, self.system.now_ns())
+    fn write_timer(&mut self, reg: SysReg, value: u64) -> After {
+        let timers = &mut self.timers;
+        match reg {
+            id::CNTV_CTL_EL0 => timers.set_control(Timer::Virtual, value),
+            id::CNTV_CVAL_EL0 => timers.set_compare(Timer::Virtual, value),
+            id::CNTV_TVAL_EL0 => timers.set_value(Timer::Virtual, value, self.system.now_ns()),
+            id::CNTP_CTL_EL0 => timers.set_control(Timer::Physical, value),
+            id::CNTP_CVAL_EL0 => timers.set_compare(Timer::Physical, value),
+            _ => timers.set_value(Timer::Physical, value, self.system.now_ns()),
+        }
     }
 
     fn write_debug(&mut self, reg: SysReg, value: u64) -> Result<After, Undefined> {

@@ -10,7 +10,6 @@ use minivmm_aarch64::sysreg as id;
 use crate::Bus;
 use crate::core::{Core, Trap};
 use crate::exception::PSTATE_DAIF;
-use crate::memory::{Intent, Place};
 use crate::regs::{FLAG_C, ZERO};
 use crate::sysreg::After;
 use crate::system::Maintenance;
@@ -64,7 +63,9 @@ impl Core {
             return refusal;
         }
         if let Ok(value) = self.read_sysreg(reg) {
-            self.regs.set_x(t, value);
+            // DCZID_EL0.DZP: EL0 may not use DC ZVA (D24.2.38).
+            let prohibited = reg == id::DCZID_EL0 && self.el() == 0 && self.sys.sctlr & SCTLR_DZE == 0;
+            self.regs.set_x(t, value | if prohibited { 1 << 4 } else { 0 });
             return Outcome::Done;
         }
         let mut answer = None;
@@ -102,7 +103,8 @@ impl Core {
             return Some(Outcome::Trapped(fp_syndrome()));
         }
         if self.el() == 1 {
-            return None;
+            // SP_EL0 has no name while it is the current stack pointer (C5.2.22).
+            return (reg == id::SP_EL0 && self.pstate & 1 == 0).then_some(Outcome::Undefined);
         }
         match self.el0_right(reg, read) {
             Right::Granted => None,
@@ -221,33 +223,38 @@ impl Core {
         }
     }
 
-    /// IC IVAU.
+    /// IC IVAU: needs a translation.
     fn forget_code(&mut self, va: u64) -> Outcome {
         let system = std::sync::Arc::clone(&self.system);
-        let found = crate::walk::walk(&self.sys, &system.stage2(), va, self.el() == 0);
-        match found {
+        match crate::walk::walk(&self.sys, &system.stage2(), va, self.el() == 0) {
             Ok(translation) => {
                 let line = Maintenance::CodeLine(translation.ipa & !(crate::id::LINE_BYTES - 1));
                 self.tell_others(line);
                 Outcome::Forget(line)
             }
-            Err(fault) => {
-                self.data_abort(va, fault.status | esr::ISS_CM, true);
-                Outcome::Abort
-            }
+            Err(fault) => self.maintenance_fault(va, fault.status),
         }
     }
 
-    /// DC by address does nothing, but faults where the address cannot be accessed; DC IVAC needs the right to write.
+    /// DC by address does nothing, but faults where the address cannot be accessed: EL0 must be able to read, DC IVAC to write.
+    /// PSTATE.PAN is about other accesses (D8.4.3.2).
     fn touch(&mut self, va: u64, write: bool) -> Outcome {
-        let intent = if write { Intent::Write } else { Intent::Read };
-        match self.place(va, intent, self.current_regime()) {
-            Ok(Place::Ram(_) | Place::Device(_)) => Outcome::Done,
-            Err(Trap) => {
-                self.abort.iss |= esr::ISS_CM | esr::ISS_WNR;
-                Outcome::Abort
+        let system = std::sync::Arc::clone(&self.system);
+        let user = self.el() == 0;
+        match crate::walk::walk(&self.sys, &system.stage2(), va, user) {
+            Ok(found) => {
+                let rights = if user { found.user } else { found.kernel };
+                let allowed = if write { rights.write } else { rights.read };
+                if allowed { Outcome::Done } else { self.maintenance_fault(va, esr::fsc::PERMISSION + found.level) }
             }
+            Err(fault) => self.maintenance_fault(va, fault.status),
         }
+    }
+
+    /// Faults of cache maintenance have CM and WnR set (D24.2.40).
+    fn maintenance_fault(&mut self, va: u64, status: u32) -> Outcome {
+        let Trap = self.data_abort(va, status | esr::ISS_CM, true);
+        Outcome::Abort
     }
 
     fn tlb_maintenance(&mut self, op2: u16, value: u64, broadcast: bool) -> Outcome {

@@ -104,6 +104,9 @@ impl Vcpu {
 
     fn execute(&mut self, bus: &dyn Bus) -> Stop {
         let core = &mut self.core;
+        if core.careful && core.take_step() {
+            return Stop::Attention;
+        }
         if core.pc & 3 != 0 {
             return Stop::Fetch;
         }
@@ -113,7 +116,7 @@ impl Vcpu {
 
     /// Software step and breakpoints: one instruction, from a page that holds no other.
     fn execute_one(&mut self, index: u32, bus: &dyn Bus) -> Stop {
-        if self.core.take_debug_exception() {
+        if self.core.take_breakpoint() {
             return Stop::Attention;
         }
         let at = page_index(self.core.pc);

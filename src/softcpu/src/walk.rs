@@ -31,6 +31,8 @@ pub(crate) struct Translation {
     pub level: u32,
     pub user: Rights,
     pub kernel: Rights,
+    /// PSTATE.PAN keeps EL1 away: EL0 may read here (D8.4.3.1). Never so while translation is off.
+    pub pan_applies: bool,
     /// Device memory: no unaligned access, no atomics.
     pub device: bool,
 }
@@ -59,39 +61,23 @@ struct Half {
 }
 
 impl Half {
-    fn of(registers: &SystemRegisters, high: bool) -> Option<Self> {
+    fn of(registers: &SystemRegisters, high: bool) -> Self {
         let tcr = registers.tcr;
         let field = |low: u32, width: u32| (tcr >> low) & ((1 << width) - 1);
-        let (granule_log2, size_offset) = if high {
-            (
-                match field(30, 2) {
-                    2 => 12,
-                    1 => 14,
-                    _ => return None,
-                },
-                field(16, 6),
-            )
-        } else {
-            (
-                match field(14, 2) {
-                    0 => 12,
-                    2 => 14,
-                    _ => return None,
-                },
-                field(0, 6),
-            )
-        };
+        // TG1 and TG0 encode granules differently. One that is not implemented is treated as 4 KiB (D24.2.196 leaves the choice).
+        let (large, size_offset) =
+            if high { (field(30, 2) == 1, field(16, 6)) } else { (field(14, 2) == 2, field(0, 6)) };
         let bit = |index: u32| tcr & (1 << index) != 0;
-        Some(Self {
+        Self {
             // Values out of range behave as the nearest in range (D8.2.3, a permitted choice).
             size_offset: u32::try_from(size_offset).unwrap_or(16).clamp(16, 39),
             disabled: bit(if high { 23 } else { 7 }),
             user_disabled: bit(if high { 56 } else { 55 }),
-            granule_log2,
+            granule_log2: if large { 14 } else { 12 },
             top_byte_ignored: bit(if high { 38 } else { 37 }),
             hierarchical_permissions: !bit(if high { 42 } else { 41 }),
             table: if high { registers.ttbr1 } else { registers.ttbr0 },
-        })
+        }
     }
 }
 
@@ -130,7 +116,7 @@ pub(crate) fn walk(
     if registers.sctlr & SCTLR_M == 0 {
         return flat(registers, va);
     }
-    let half = Half::of(registers, va & (1 << 55) != 0).ok_or(fault(fsc::TRANSLATION))?;
+    let half = Half::of(registers, va & (1 << 55) != 0);
     let input_bits = 64 - half.size_offset;
     let checked = if half.top_byte_ignored { canonical(registers.tcr, va) } else { va };
     let above = (checked.cast_signed() >> input_bits).cast_unsigned();
@@ -210,6 +196,7 @@ pub(crate) fn walk(
             level,
             user: user_rights,
             kernel: kernel_rights,
+            pan_applies: user_rights.read,
             device: is_device(registers.mair, descriptor),
         });
     }
@@ -223,7 +210,7 @@ fn flat(registers: &SystemRegisters, va: u64) -> Result<Translation, WalkFault> 
     }
     let all = Rights { read: true, write: true, execute: true };
     let span = Span { log2: 12, global: true };
-    Ok(Translation { ipa: address, span, level: 0, user: all, kernel: all, device: true })
+    Ok(Translation { ipa: address, span, level: 0, user: all, kernel: all, pan_applies: false, device: true })
 }
 
 /// Whether the attribute that `descriptor` selects in MAIR_EL1 is Device memory: 0b0000dd00.
