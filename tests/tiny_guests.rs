@@ -201,14 +201,16 @@ fn echo_guest() -> Guest {
         0x7100_103f, // cmp w1, #4
         0x54ff_ff61, // b.ne again
     ];
-    let listen = [&print("up\n")[..], &mov(1, 0x10), &[0xb900_3841]].concat(); // str w1, [x2, #0x38]
+    let enable = [&mov(1, 0x301)[..], &[0xb900_3041]].concat(); // str w1, [x2, #0x30] (CR: UARTEN, TXE, RXE)
+    let listen = [&print("up\n")[..], &enable, &mov(1, 0x10), &[0xb900_3841]].concat(); // str w1, [x2, #0x38]
     guest(&[&listen[..], &echo, &psci(SYSTEM_OFF)].concat())
 }
 
 #[test]
 fn piped_input_reaches_the_guest_whole_and_ends_with_ctrl_d() {
     let guest = echo_guest();
-    let mut child = minivmm(&guest.arguments(&[])).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        minivmm(&guest.arguments(&["--timeout", "60"])).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let text: String = (0..2000).map(|number| format!("{number}\n")).collect();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let (status, stdout, _) = parts(child.wait_with_output().unwrap());
