@@ -9,7 +9,7 @@ use minivmm_firmware::bundle::download::Progress;
 use minivmm_firmware::bundle::mirror::{Environment, Mirrors};
 use minivmm_firmware::bundle::shell::Flavour;
 use minivmm_firmware::bundle::signature::{Keyring, SignatureError};
-use minivmm_firmware::bundle::{Bundle, BundleError, BundleSpec, BundleStore, DEFAULT_RELEASE, FetchOptions};
+use minivmm_firmware::bundle::{Bundle, BundleError, BundleSpec, BundleStore, FetchOptions};
 
 use crate::machine::spec::BootFiles;
 
@@ -36,15 +36,15 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// Name of the bundle
+    /// Name of the bundle, such as shell, shell-forky or shell-16k
     #[arg(default_value = DEFAULT_BUNDLE)]
     name: String,
-    /// Debian release
-    #[arg(long, default_value = DEFAULT_RELEASE)]
-    release: String,
-    /// Debian kernel: cloud, full or 16k
-    #[arg(long, default_value = "cloud")]
-    flavour: Flavour,
+    /// Debian release [default: trixie]
+    #[arg(long)]
+    release: Option<String>,
+    /// Debian kernel: cloud, full or 16k [default: cloud]
+    #[arg(long)]
+    flavour: Option<Flavour>,
 }
 
 /// Why there is no bundle.
@@ -60,7 +60,14 @@ pub enum BundleCommandError {
 
 impl Which {
     fn spec(&self) -> Result<BundleSpec, BundleError> {
-        BundleSpec::new(&self.name, &self.release, self.flavour)
+        let mut spec = BundleSpec::from_id(&self.name)?;
+        if let Some(release) = &self.release {
+            spec = spec.with_release(release)?;
+        }
+        Ok(match self.flavour {
+            Some(flavour) => spec.with_flavour(flavour),
+            None => spec,
+        })
     }
 }
 
@@ -101,7 +108,7 @@ pub fn run(command: &Command) -> Result<(), BundleCommandError> {
 /// As [`BundleCommandError`] says.
 pub fn boot_files(name: Option<&str>, mirror: Option<&str>, quiet: bool) -> Result<BootFiles, BundleCommandError> {
     let store = BundleStore::of_user()?;
-    let spec = BundleSpec::new(name.unwrap_or(DEFAULT_BUNDLE), DEFAULT_RELEASE, Flavour::default())?;
+    let spec = BundleSpec::from_id(name.unwrap_or(DEFAULT_BUNDLE))?;
     let bundle = match store.find(&spec.id()) {
         Err(BundleError::Absent { .. }) => fetch(&store, &spec, mirror, quiet)?,
         found => found?,

@@ -131,6 +131,43 @@ pub struct BundleSpec {
 }
 
 impl BundleSpec {
+    /// The bundle that [`Self::id`] names so: `shell`, then a release that is not the default one, then a kernel that is not `cloud`, with
+    /// dashes between.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn from_id(id: &str) -> Result<Self, BundleError> {
+        let unknown = || BundleError::UnknownName { name: id.to_owned() };
+        let mut parts = id.split('-');
+        let name = parts.next().unwrap_or_default();
+        let (mut release, mut flavour) = (None, None);
+        for part in parts {
+            match part.parse::<Flavour>() {
+                Ok(parsed) if flavour.is_none() => flavour = Some(parsed),
+                Err(_) if release.is_none() && flavour.is_none() => release = Some(part),
+                _ => return Err(unknown()),
+            }
+        }
+        Self::new(name, release.unwrap_or(DEFAULT_RELEASE), flavour.unwrap_or_default()).map_err(|error| match error {
+            BundleError::UnknownName { .. } => unknown(),
+            other => other,
+        })
+    }
+
+    /// The same bundle from another release.
+    ///
+    /// # Errors
+    /// [`BundleError::BadRelease`].
+    pub fn with_release(self, release: &str) -> Result<Self, BundleError> {
+        Self::new("shell", release, self.flavour)
+    }
+
+    /// The same bundle with another kernel.
+    #[must_use]
+    pub fn with_flavour(self, flavour: Flavour) -> Self {
+        Self { flavour, ..self }
+    }
+
     /// The bundle `name` (only `shell` for now) from `release`, with a kernel of `flavour`.
     ///
     /// # Errors
