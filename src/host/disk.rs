@@ -262,7 +262,7 @@ mod tests {
     }
 
     fn round_trip(disk: &RawDisk) {
-        let mut written: Vec<u8> = (0..BUFFER_BYTES + 8192).map(|i| (i / 7 % 251) as u8).collect();
+        let mut written: Vec<u8> = (0..BUFFER_BYTES + 8192).map(|i| u8::try_from(i / 7 % 251).unwrap()).collect();
         let expected = written.clone();
         let (first, second) = written.split_at_mut(4096);
         disk.write_at(4096, &[VolatileSlice::from(first), VolatileSlice::from(second)]).unwrap();
