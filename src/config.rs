@@ -31,7 +31,7 @@ pub struct Config {
     /// Size of memory, such as 512M or 4G; a number alone counts MiB [default: 1G]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<MemorySize>,
-    /// Raw disk image: PATH[,ro][,direct][,serial=TEXT]; may be repeated
+    /// Raw disk image: `PATH[,ro][,direct][,serial=TEXT]`; may be repeated
     #[arg(long, value_name = "DISK")]
     pub disk: Vec<DiskOption>,
     /// Words to add to the kernel's command line

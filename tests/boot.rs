@@ -145,7 +145,7 @@ fn file_system_on_a_disk_survives_its_machine() {
     let directory = tempfile::tempdir().unwrap();
     let image = file_of_len(&directory.path().join("disk.img"), 64 << 20);
     let disk = format!("{},serial=first-disk", image.display());
-    let script = "cat /sys/block/vda/serial; echo; mke2fs -q /dev/vda 2>/dev/null && mount -t ext4 /dev/vda /mnt && \
+    let script = "cat /sys/block/vda/serial; echo; mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /mnt && \
                   seq 100000 >/mnt/numbers; umount /mnt; echo done";
     assert_eq!(shell(&["--disk", &disk], script), "first-disk\ndone\n");
     let script = "mount -t ext4 /dev/vda /mnt && md5sum </mnt/numbers";

@@ -1,4 +1,4 @@
-//! Virtio over MMIO (§4.2): registers in, [`Core`](super::Core) calls out.
+//! Virtio over MMIO (§4.2): registers in, calls of the shared core out.
 
 use super::{Area, Core, TransportCounters};
 use crate::bus::{AccessError, MmioDevice};
