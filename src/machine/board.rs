@@ -127,6 +127,11 @@ impl Board {
         lock(&self.gpio).set_power_key(pressed);
     }
 
+    /// Whether the guest watches its power key.
+    pub fn is_power_key_watched(&self) -> bool {
+        lock(&self.gpio).is_power_key_watched()
+    }
+
     /// Adds all counters to `report`. The vCPUs are paused.
     pub fn report(&self, report: &mut Report) {
         let io = self.io.counters();

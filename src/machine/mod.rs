@@ -34,8 +34,11 @@ use spec::MachineSpec;
 pub use board::BuildError;
 pub use images::ImageError;
 
-/// How long the power key stays down: longer than any debouncing.
-const POWER_KEY_PRESS: Duration = Duration::from_millis(150);
+/// How long the power key stays down once the guest watches it: longer than any debouncing, and than a guest takes that begins to
+/// watch and then looks whether the key is down already.
+const POWER_KEY_PRESS: Duration = Duration::from_secs(1);
+/// How often a guest that does not watch its power key yet is looked at.
+const POWER_KEY_POLL: Duration = Duration::from_millis(100);
 
 /// Why a machine cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +165,28 @@ pub struct Machine {
     board: Option<Board>,
 }
 
+/// The power key, as the finger on it knows it.
+#[derive(Clone, Copy, Debug)]
+enum PowerKey {
+    Up,
+    /// Down, while the guest does not watch it yet.
+    Unnoticed,
+    Down {
+        until: Instant,
+    },
+}
+
+impl PowerKey {
+    /// When it needs attention next.
+    fn wakes_at(self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Up => None,
+            Self::Unnoticed => Some(now + POWER_KEY_POLL),
+            Self::Down { until } => Some(until),
+        }
+    }
+}
+
 impl Machine {
     /// Opens what `spec` names and builds the machine. Nothing runs yet.
     ///
@@ -239,20 +264,31 @@ impl Machine {
         }
     }
 
+    /// The power key's next state: it stays down until the guest had time to notice.
+    fn hold_power_key(&self, key: PowerKey, now: Instant) -> PowerKey {
+        match key {
+            PowerKey::Unnoticed if self.board.as_ref().is_some_and(Board::is_power_key_watched) => {
+                PowerKey::Down { until: now + POWER_KEY_PRESS }
+            }
+            PowerKey::Down { until } if until <= now => {
+                self.set_power_key(false);
+                PowerKey::Up
+            }
+            key => key,
+        }
+    }
+
     /// Runs the machine until it stops or `deadline` passes; its vCPUs are out of the guest on return.
     pub fn wait(&mut self, deadline: Option<Instant>) -> Outcome {
         let mut panicking = false;
-        let mut key_up_at: Option<Instant> = None;
+        let mut key = PowerKey::Up;
         let outcome = loop {
             let now = Instant::now();
-            if key_up_at.is_some_and(|at| at <= now) {
-                self.set_power_key(false);
-                key_up_at = None;
-            }
+            key = self.hold_power_key(key, now);
             if deadline.is_some_and(|at| at <= now) {
                 break Outcome::TimedOut;
             }
-            match self.next_event(deadline.into_iter().chain(key_up_at).min(), now) {
+            match self.next_event(deadline.into_iter().chain(key.wakes_at(now)).min(), now) {
                 Some(Event::Vcpu(boot, event)) if boot == self.boot => match event {
                     VcpuEvent::Reset | VcpuEvent::PowerOff if panicking => break Outcome::Panicked,
                     VcpuEvent::Reset => break Outcome::Reset,
@@ -270,7 +306,7 @@ impl Machine {
                     tracing::info!("pressing the guest's power key; once more stops the machine at once");
                     self.terminated = true;
                     self.set_power_key(true);
-                    key_up_at = Some(Instant::now() + POWER_KEY_PRESS);
+                    key = PowerKey::Unnoticed;
                 }
                 Some(Event::Quit) => break Outcome::Quit,
                 Some(Event::WriteStats) => self.write_stats_while_running(),

@@ -109,6 +109,12 @@ impl Gpio {
         }
     }
 
+    /// Whether the guest wants an interrupt from the power key: before that, a press that ends is lost.
+    #[must_use]
+    pub fn is_power_key_watched(&self) -> bool {
+        self.state.unmasked & (1 << POWER_KEY) != 0
+    }
+
     fn sync(&self) {
         self.line.set(self.state.raw() & self.state.unmasked != 0);
     }
@@ -259,8 +265,10 @@ mod tests {
     #[test]
     fn reset_returns_to_masked_inputs() {
         let (mut gpio, line) = watched();
+        assert!(gpio.is_power_key_watched());
         gpio.set_power_key(true);
         gpio.reset();
+        assert!(!gpio.is_power_key_watched());
         assert!(!line.0.load(Ordering::SeqCst));
         assert_eq!(read(&mut gpio, 0x410), 0);
     }
