@@ -111,6 +111,10 @@ pub fn boot_files(name: Option<&str>, mirror: Option<&str>, quiet: bool) -> Resu
     let spec = BundleSpec::from_id(name.unwrap_or(DEFAULT_BUNDLE))?;
     let bundle = match store.find(&spec.id()) {
         Err(BundleError::Absent { .. }) => fetch(&store, &spec, mirror, quiet)?,
+        Ok(old) if !old.is_current() => fetch(&store, &spec, mirror, quiet).or_else(|error| {
+            tracing::warn!("bundle {} was made by another version of minivmm and cannot be made anew: {error}", old.id);
+            Ok::<_, BundleCommandError>(old)
+        })?,
         found => found?,
     };
     let (kernel, initrds) = (bundle.kernel(), vec![bundle.initramfs()]);

@@ -48,6 +48,9 @@ pub struct Manifest {
     pub flavour: String,
     /// As `uname -r` says.
     pub kernel_version: String,
+    /// Hash of what minivmm itself put in ([`super::shell::recipe`]); empty in bundles of versions that did not say.
+    #[serde(default)]
+    pub recipe: String,
     /// Fingerprint and owner of the key that signed the package index.
     pub signed_by: String,
     /// The files, without the manifest.

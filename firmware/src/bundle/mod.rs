@@ -215,6 +215,12 @@ impl Bundle {
         self.directory.join("kernel")
     }
 
+    /// Whether this version of minivmm would put the same things in.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.manifest.recipe == shell::recipe()
+    }
+
     /// The initramfs.
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {

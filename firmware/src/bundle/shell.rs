@@ -9,12 +9,31 @@ use std::str::FromStr;
 
 use super::cpio::Archive;
 use super::deb::{self, DebError};
-use super::download::{DownloadError, Progress};
+use super::download::{self, DownloadError, Progress};
 use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
 use super::modules::{ModuleError, Modules};
 use super::repository::{Package, Repository, RepositoryError};
 
 const BUSYBOX: &str = "busybox-static";
+/// What the guest's side of minivmm consists of: path, permissions, content.
+const GUEST_FILES: [(&str, u32, &str); 6] = [
+    ("init", 0o755, include_str!("../../guest/init")),
+    ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
+    ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
+    ("etc/profile", 0o644, include_str!("../../guest/profile")),
+    ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\n"),
+    ("etc/group", 0o644, "root:x:0:\n"),
+];
+
+/// A hash of what this version of minivmm puts into a bundle itself. One that was made with another is out of date.
+#[must_use]
+pub fn recipe() -> String {
+    let parts = GUEST_FILES.iter().flat_map(|(path, permissions, content)| {
+        [path.as_bytes().to_vec(), permissions.to_le_bytes().to_vec(), content.as_bytes().to_vec()]
+    });
+    download::sha256(&parts.flatten().collect::<Vec<u8>>())
+}
+
 /// Depth of metapackage, image package, and the packages that newer images are split into.
 const MAX_KERNEL_PACKAGES: usize = 8;
 /// Loaded at boot; every kernel has them, built in or not.
@@ -173,6 +192,7 @@ pub fn make(
         release: release.to_owned(),
         flavour: flavour.to_string(),
         kernel_version,
+        recipe: recipe(),
         signed_by: repository.signer().to_owned(),
         files: vec![FileEntry::of("kernel", &kernel), FileEntry::of("initramfs", &initramfs)],
         sources: sources.collect(),
@@ -251,14 +271,7 @@ fn initramfs(kernel_version: &str, busybox: Vec<u8>, modules: &Modules) -> Resul
     archive.char_device("dev/console", 0o600, 5, 1);
     archive.file("bin/busybox", 0o755, busybox);
     archive.symlink("bin/sh", "busybox");
-    for (path, permissions, content) in [
-        ("init", 0o755, include_str!("../../guest/init")),
-        ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
-        ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
-        ("etc/profile", 0o644, include_str!("../../guest/profile")),
-        ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\n"),
-        ("etc/group", 0o644, "root:x:0:\n"),
-    ] {
+    for (path, permissions, content) in GUEST_FILES {
         archive.file(path, permissions, content.as_bytes().to_vec());
     }
     add_modules(&mut archive, kernel_version, modules).map_err(ShellError::Modules)?;

@@ -180,6 +180,7 @@ fn fetched_bundle_is_found_listed_and_verified() {
     assert!(fs::read(bundle.initramfs()).unwrap().starts_with(b"070701"));
     assert_eq!(bundle.manifest.kernel_version, VERSION);
     assert!(bundle.manifest.signed_by.contains("Test Archive"));
+    assert!(bundle.is_current());
     assert_eq!(bundle.manifest.sources.len(), 3);
     assert_eq!(fixture.store.list(), ["shell"]);
     assert_eq!(fixture.store.verify("shell").unwrap().manifest, bundle.manifest);
