@@ -176,10 +176,13 @@ fn reboot_restarts_the_machine() {
     let arguments = ["--cpus", "2", "--disk", image.to_str().unwrap(), "--stats", stats.to_str().unwrap()];
     let mut child = boot("shell", &arguments).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"echo up\n").unwrap();
+    read_up(&mut child);
     let first = "echo 0 >/proc/sys/kernel/printk; touch /tmp/first; printf x | dd of=/dev/vda conv=notrunc 2>/dev/null; sync; reboot -f\n";
     stdin.write_all(first.as_bytes()).unwrap();
     // What is typed before the restart goes to the first boot.
     while boots(&child, &stats) < 2 {
+        assert!(child.try_wait().unwrap().is_none(), "the machine stopped");
         std::thread::sleep(Duration::from_millis(100));
     }
     // The disk remembers that there was a first boot, RAM does not.
@@ -187,6 +190,13 @@ fn reboot_restarts_the_machine() {
     drop(stdin);
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap().as_str()), (Some(0), "xsecond\n"));
+}
+
+/// Reads the line by which the guest says that its shell takes commands.
+fn read_up(child: &mut Child) {
+    let mut line = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"up\n");
 }
 
 /// How often the machine of `child` was started, as its statistics say.
@@ -219,9 +229,7 @@ fn power_key_shuts_the_guest_down() {
     let mut child = boot("shell", &[]).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"echo up\n").unwrap();
-    let mut line = [0; 3];
-    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"up\n");
+    read_up(&mut child);
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
     drop(stdin);
