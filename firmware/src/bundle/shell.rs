@@ -16,10 +16,12 @@ use super::repository::{Package, Repository, RepositoryError};
 
 const BUSYBOX: &str = "busybox-static";
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 6] = [
+const GUEST_FILES: [(&str, u32, &str); 8] = [
     ("init", 0o755, include_str!("../../guest/init")),
     ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
+    ("lib/minivmm/session", 0o755, include_str!("../../guest/session")),
     ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
+    ("etc/inittab", 0o644, include_str!("../../guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../guest/profile")),
     ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\n"),
     ("etc/group", 0o644, "root:x:0:\n"),
