@@ -1,3 +1,6 @@
+// UNSAFETY: asking the host for large pages takes the address of the mapping.
+#![expect(unsafe_code, reason = "see UNSAFETY above")]
+
 //! Guest RAM: one anonymous host mapping, lazily populated, shared by vCPUs and devices.
 //!
 //! Devices reach it through [`GuestRam::memory`], which checks every guest address; a back end maps [`GuestRam::region`].
@@ -5,6 +8,9 @@
 //!
 //! After power-on RAM is zero. A machine that resets drops its RAM and takes a new one: that is quick, gives the memory
 //! back to the host, and works on every host.
+//!
+//! The host is asked for large pages where it gives them on request: fewer faults while the images are loaded, and fewer TLB
+//! misses afterwards, on the software CPU too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,6 +69,7 @@ impl GuestRam {
         };
         let reserve = |source| MemoryError::Reserve { size_bytes, source };
         let region = Arc::new(GuestRegionMmap::from_range(base, len, None).map_err(reserve)?);
+        prefer_large_pages(&region);
         let memory = GuestMemoryMmap::from_arc_regions(vec![region.clone()])
             .map_err(|error| reserve(FromRangesError::Collection(error)))?;
         Ok(Self { region, memory, range: base.raw_value()..end })
@@ -110,6 +117,20 @@ impl GuestRam {
         placed.map_err(|source| MemoryError::Place { what, gpa: gpa.raw_value(), source })
     }
 }
+
+/// A wish: a host that has no large pages, or gives them to everybody, does not mind.
+#[cfg(target_os = "linux")]
+fn prefer_large_pages(region: &GuestRegionMmap) {
+    // SAFETY: the range is one mapping of ours, alive while `region` is, and this advice changes nothing that can be read from it.
+    let advised =
+        unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), rustix::mm::Advice::LinuxHugepage) };
+    if let Err(error) = advised {
+        tracing::debug!("no large pages for guest memory: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_large_pages(_: &GuestRegionMmap) {}
 
 #[cfg(test)]
 mod tests {

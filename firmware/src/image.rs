@@ -9,8 +9,10 @@
 //! section table of the PE header which every `Image` with an EFI stub carries.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 /// The largest kernel accepted, compressed or not. Debian's are around 40 MB.
 pub const MAX_IMAGE_BYTES: u64 = 512 << 20;
@@ -18,6 +20,8 @@ pub const MAX_IMAGE_BYTES: u64 = 512 << 20;
 pub const PLACEMENT_ALIGN: u64 = 2 << 20;
 
 const HEADER_LEN: usize = 64;
+/// What [`Header::parse`] looks at: the header and the table of PE sections.
+const HEAD_BYTES: u64 = 64 << 10;
 /// "ARM\x64", little-endian, at byte 56.
 const ARM64_MAGIC: u32 = 0x644d_5241;
 /// booting.rst: `text_offset` to assume where `image_size` is zero (before Linux 3.17).
@@ -116,6 +120,20 @@ pub enum Form {
     Zboot,
 }
 
+impl Form {
+    fn of(head: &[u8]) -> Self {
+        if head.starts_with(&GZIP_MAGIC) {
+            Self::Gzip
+        } else if head.starts_with(&ZSTD_MAGIC) {
+            Self::Zstd
+        } else if head.starts_with(b"MZ") && head.get(4..8) == Some(b"zimg") {
+            Self::Zboot
+        } else {
+            Self::Plain
+        }
+    }
+}
+
 /// The header's fields that matter for loading. Spec: booting.rst §3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -130,11 +148,11 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of `image`.
+    /// Reads the header of an image of `len_bytes`, of which `image` is the beginning: [`HEAD_BYTES`], or all of it if it is shorter.
     ///
     /// # Errors
     /// Every variant of [`ImageError`] that concerns an uncompressed file.
-    pub fn parse(image: &[u8]) -> Result<Self, ImageError> {
+    pub fn parse(image: &[u8], len_bytes: u64) -> Result<Self, ImageError> {
         if image.is_empty() {
             return Err(ImageError::Empty);
         }
@@ -156,11 +174,11 @@ impl Header {
             return Err(ImageError::BadHeader { text_offset, image_size });
         }
         let expected_bytes = pe_file_size(image)?;
-        if (image.len() as u64) < expected_bytes {
-            return Err(truncated(image, expected_bytes));
+        if len_bytes < expected_bytes {
+            return Err(ImageError::Truncated { len_bytes, expected_bytes });
         }
         let (text_offset, image_size) = match image_size {
-            0 => (LEGACY_TEXT_OFFSET, image.len() as u64),
+            0 => (LEGACY_TEXT_OFFSET, len_bytes),
             size => (text_offset, size),
         };
         let page_size = match (flags >> 1) & 3 {
@@ -173,12 +191,22 @@ impl Header {
     }
 }
 
-/// A kernel ready to be copied into guest memory.
-#[derive(Clone, Debug)]
+/// A kernel ready to be put into guest memory.
+#[derive(Debug)]
 pub struct Kernel {
-    image: Vec<u8>,
+    content: Content,
+    len_bytes: u64,
     header: Header,
     form: Form,
+}
+
+/// Where the flat image is.
+#[derive(Debug)]
+enum Content {
+    /// In this file, which is read straight into guest memory.
+    File(File),
+    /// It had to be unwrapped.
+    Bytes(Vec<u8>),
 }
 
 impl Kernel {
@@ -187,7 +215,26 @@ impl Kernel {
     /// # Errors
     /// [`KernelFileError`] with the path and the cause.
     pub fn open(path: &Path) -> Result<Self, KernelFileError> {
-        read_file(path).and_then(Self::parse).map_err(|cause| KernelFileError { path: path.to_path_buf(), cause })
+        Self::from_path(path).map_err(|cause| KernelFileError { path: path.to_path_buf(), cause })
+    }
+
+    fn from_path(path: &Path) -> Result<Self, ImageError> {
+        let mut file = File::open(path).map_err(ImageError::Read)?;
+        let metadata = file.metadata().map_err(ImageError::Read)?;
+        if metadata.is_dir() {
+            return Err(ImageError::Directory);
+        }
+        let mut head = Vec::new();
+        file.by_ref().take(HEAD_BYTES).read_to_end(&mut head).map_err(ImageError::Read)?;
+        if metadata.is_file() && Form::of(&head) == Form::Plain {
+            let len_bytes = metadata.len();
+            if len_bytes > MAX_IMAGE_BYTES {
+                return Err(ImageError::TooLarge);
+            }
+            let header = Header::parse(&head, len_bytes)?;
+            return Ok(Self { content: Content::File(file), len_bytes, header, form: Form::Plain });
+        }
+        Self::parse(read_bounded(head.as_slice().chain(file), ImageError::Read)?)
     }
 
     /// Unwraps the kernel in `file`, in whatever form it is.
@@ -195,23 +242,32 @@ impl Kernel {
     /// # Errors
     /// [`ImageError`]
     pub fn parse(file: Vec<u8>) -> Result<Self, ImageError> {
-        let (image, form) = if file.starts_with(&GZIP_MAGIC) {
-            (gunzip(&file)?, Form::Gzip)
-        } else if file.starts_with(&ZSTD_MAGIC) {
-            (unzstd(&file)?, Form::Zstd)
-        } else if file.starts_with(b"MZ") && file.get(4..8) == Some(b"zimg") {
-            (unwrap_zboot(&file)?, Form::Zboot)
-        } else {
-            (file, Form::Plain)
+        let form = Form::of(&file);
+        let image = match form {
+            Form::Plain => file,
+            Form::Gzip => gunzip(&file)?,
+            Form::Zstd => unzstd(&file)?,
+            Form::Zboot => unwrap_zboot(&file)?,
         };
-        let header = Header::parse(&image)?;
-        Ok(Self { image, header, form })
+        let len_bytes = image.len() as u64;
+        let header = Header::parse(&image, len_bytes)?;
+        Ok(Self { content: Content::Bytes(image), len_bytes, header, form })
     }
 
-    /// The flat image: what goes into memory.
-    #[must_use]
-    pub fn image(&self) -> &[u8] {
-        &self.image
+    /// Puts the flat image at `at`.
+    ///
+    /// # Errors
+    /// What vm-memory says: there is no such memory, or the file cannot be read.
+    pub fn write_to<M: GuestMemoryBackend>(&self, memory: &M, at: GuestAddress) -> Result<(), GuestMemoryError> {
+        match &self.content {
+            Content::Bytes(image) => memory.write_slice(image, at),
+            Content::File(file) => {
+                let mut file = file;
+                file.rewind().map_err(GuestMemoryError::IOError)?;
+                // Not larger than MAX_IMAGE_BYTES.
+                memory.read_exact_volatile_from(at, &mut file, usize::try_from(self.len_bytes).unwrap_or(usize::MAX))
+            }
+        }
     }
 
     /// What the image says about itself.
@@ -229,20 +285,12 @@ impl Kernel {
     /// Bytes that the kernel occupies from its first byte on: the image, and the BSS behind it.
     #[must_use]
     pub fn memory_size(&self) -> u64 {
-        self.header.image_size.max(self.image.len() as u64)
+        self.header.image_size.max(self.len_bytes)
     }
 }
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-
-fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let file = File::open(path).map_err(ImageError::Read)?;
-    if file.metadata().map_err(ImageError::Read)?.is_dir() {
-        return Err(ImageError::Directory);
-    }
-    read_bounded(file, ImageError::Read)
-}
 
 fn read_bounded(reader: impl Read, error: fn(std::io::Error) -> ImageError) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
@@ -340,6 +388,15 @@ pub(crate) mod tests {
     use std::io::Write;
 
     /// A header as an `Image` with 4 KiB pages has it, and some bytes of code.
+    /// What `kernel` puts into memory.
+    fn image_of(kernel: &Kernel) -> Vec<u8> {
+        let memory = vm_memory::GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        kernel.write_to(&memory, GuestAddress(0)).unwrap();
+        let mut image = plain_image();
+        memory.read_slice(&mut image, GuestAddress(0)).unwrap();
+        image
+    }
+
     pub(crate) fn plain_image() -> Vec<u8> {
         let mut image = vec![0xaa; 4096];
         image[..64].fill(0);
@@ -382,40 +439,48 @@ pub(crate) mod tests {
     fn header_of_16k_kernel_says_so() {
         let mut image = plain_image();
         image[24] = 0b1100;
-        assert_eq!(Header::parse(&image).unwrap().page_size, PageSize::Size16K);
+        assert_eq!(Header::parse(&image, image.len() as u64).unwrap().page_size, PageSize::Size16K);
     }
 
     #[test]
     fn zero_image_size_means_the_old_text_offset() {
         let mut image = plain_image();
         image[16..24].fill(0);
-        let header = Header::parse(&image).unwrap();
+        let header = Header::parse(&image, image.len() as u64).unwrap();
         assert_eq!((header.text_offset, header.image_size), (0x8_0000, 4096));
+    }
+
+    #[test]
+    fn plain_file_is_read_into_memory_as_often_as_wanted() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, &plain_image()).unwrap();
+        let kernel = Kernel::open(file.path()).unwrap();
+        assert_eq!((image_of(&kernel), image_of(&kernel)), (plain_image(), plain_image()));
     }
 
     #[test]
     fn gzip_image_is_unwrapped() {
         let kernel = Kernel::parse(gzip(&plain_image())).unwrap();
-        assert_eq!((kernel.image(), kernel.form()), (&plain_image()[..], Form::Gzip));
+        assert_eq!((image_of(&kernel), kernel.form()), (plain_image(), Form::Gzip));
     }
 
     #[test]
     fn zstd_image_is_unwrapped() {
         let kernel = Kernel::parse(zstd(&plain_image())).unwrap();
-        assert_eq!((kernel.image(), kernel.form()), (&plain_image()[..], Form::Zstd));
+        assert_eq!((image_of(&kernel), kernel.form()), (plain_image(), Form::Zstd));
     }
 
     #[test]
     fn zboot_with_gzip_is_unwrapped() {
         let kernel = Kernel::parse(zboot(b"gzip", &gzip(&plain_image()))).unwrap();
-        assert_eq!((kernel.image(), kernel.form()), (&plain_image()[..], Form::Zboot));
+        assert_eq!((image_of(&kernel), kernel.form()), (plain_image(), Form::Zboot));
     }
 
     #[test]
     fn zboot_with_zstd_and_the_appended_size_is_unwrapped() {
         let mut payload = zstd(&plain_image());
         payload.extend_from_slice(&4096_u32.to_le_bytes());
-        assert_eq!(Kernel::parse(zboot(b"zstd22", &payload)).unwrap().image(), &plain_image()[..]);
+        assert_eq!(image_of(&Kernel::parse(zboot(b"zstd22", &payload)).unwrap()), plain_image());
     }
 
     #[test]

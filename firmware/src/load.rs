@@ -112,7 +112,8 @@ impl BootLayout {
         if dtb.len() as u64 > DTB_MAX_BYTES {
             return Err(LoadError::TreeTooLarge { len_bytes: dtb.len() });
         }
-        write(memory, self.kernel, kernel.image())?;
+        let failed = |source| LoadError::Memory { address: self.kernel.0, source };
+        kernel.write_to(memory, self.kernel).map_err(failed)?;
         write(memory, self.dtb, dtb)?;
         match self.initrd {
             Some((start, _)) => write(memory, start, initrd),
