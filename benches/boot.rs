@@ -34,11 +34,11 @@ job() {
     echo "BENCH $name $start $end"
 }
 loop() { i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; }
-hash() { dd if=/dev/zero bs=1M count=64 2>/dev/null | sha256sum; }
+digest() { dd if=/dev/zero bs=1M count=64 2>/dev/null | sha256sum; }
 for word in $(cat /proc/cmdline); do
     case $word in
     bench.loop) job loop loop ;;
-    bench.hash) job hash hash ;;
+    bench.hash) job hash digest ;;
     bench.idle) echo "BENCH idle 0 0"; sleep 1000 ;;
     esac
 done

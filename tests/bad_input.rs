@@ -152,6 +152,29 @@ fn disk_that_is_a_directory() {
     assert!(line.contains(&path) && line.contains("directory"), "{line}");
 }
 
+/// A directory that is mounted read-only, in a name space of its own. Hosts that give users no such name space skip it.
+#[test]
+#[cfg(target_os = "linux")]
+fn disk_on_a_read_only_medium() {
+    let directory = directory();
+    let (kernel, disk) = (good_kernel(&directory), text(&file_of_len(&directory.path().join("disk.img"), 4096)));
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" || exit 77; exec \"$@\"";
+    let inside = |disk: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(directory.path());
+        command.args([env!("CARGO_BIN_EXE_minivmm"), "boot", "--kernel", &kernel, "--disk", disk]);
+        support::parts(command.stdin(std::process::Stdio::null()).output().unwrap())
+    };
+    let (status, _, line) = inside(&disk);
+    if status == 77 || line.starts_with("unshare") {
+        eprintln!("skipped: no mount name space for users on this host: {line}");
+        return;
+    }
+    assert_eq!(status, 1);
+    assert!(line.lines().count() == 1 && line.contains(&disk) && line.contains("Read-only file system"), "{line}");
+    assert_eq!(inside(&format!("{disk},ro")), (0, String::new(), String::new()));
+}
+
 #[test]
 fn disk_in_use() {
     let directory = directory();

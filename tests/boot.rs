@@ -93,6 +93,11 @@ fn guest_sees_256_mib() {
 }
 
 #[test]
+fn guest_sees_1_gib() {
+    assert!((880..1_024).contains(&memory_total("1G")));
+}
+
+#[test]
 fn guest_sees_8_gib() {
     assert!((7_700..8_192).contains(&memory_total("8G")));
 }

@@ -17,7 +17,7 @@ pub enum ManifestError {
     #[error("cannot be read")]
     Read(#[source] std::io::Error),
     /// It is not TOML, or lacks something.
-    #[error("is not understood")]
+    #[error("not a manifest that this version understands")]
     Parse(#[source] Box<toml::de::Error>),
     /// It was written by another version of minivmm.
     #[error("has format {format}; this version of minivmm reads {FORMAT}")]

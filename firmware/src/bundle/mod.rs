@@ -58,7 +58,7 @@ pub enum BundleError {
         directory: PathBuf,
     },
     /// A file of the bundle is not what its manifest says.
-    #[error("bundle {id} is corrupted: {file} is missing or has changed; fetch it again")]
+    #[error("bundle {id} is corrupted: {file} is missing or has changed; `minivmm bundle fetch {id}` makes it anew")]
     Corrupted {
         /// The bundle.
         id: String,
@@ -66,7 +66,7 @@ pub enum BundleError {
         file: String,
     },
     /// The bundle's manifest cannot be read.
-    #[error("bundle {id} is corrupted: {MANIFEST}; fetch it again")]
+    #[error("bundle {id} is corrupted (`minivmm bundle fetch {id}` makes it anew): {MANIFEST}")]
     Manifest {
         /// The bundle.
         id: String,
