@@ -4,6 +4,9 @@
 
 mod disk;
 mod driver;
+pub mod hostile;
+#[cfg(test)]
+pub mod property;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
