@@ -12,4 +12,6 @@ pub mod output;
 pub mod pl011;
 pub mod pl031;
 pub mod poll;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod virtio;

@@ -1,7 +1,10 @@
 //! The controller as a driver and a vCPU see it, and against an oracle that looks at one INTID at a time.
 
+mod model;
+
 use std::sync::Mutex;
 
+use minivmm_aarch64::SysReg;
 use minivmm_aarch64::sysreg as id;
 
 use super::*;

@@ -143,7 +143,7 @@ impl<'a> Stream<'a> {
         Ok(slices)
     }
 
-    /// Splits off a stream of the next `len` bytes; this one goes on behind them.
+    /// Moves past the next `len` bytes.
     ///
     /// # Errors
     /// [`ChainError::TooShort`].
@@ -219,6 +219,44 @@ mod tests {
         assert_eq!(lengths, [8, 0x10, 4]);
         writer.write_all(&[9; 4]).unwrap();
         assert_eq!(memory.read_obj::<u32>(GuestAddress(0x104)).unwrap(), 0x0909_0909);
+    }
+
+    #[test]
+    fn end_of_a_stream_is_an_error_whatever_goes_past_it() {
+        let memory = memory();
+        let chain = chain(&[], &[(0, 4), (8, 0), (8, 4)]);
+        assert!(matches!(chain.writer(&memory).write_all(&[0; 9]), Err(ChainError::TooShort)));
+        assert!(matches!(chain.writer(&memory).skip(9), Err(ChainError::TooShort)));
+        assert!(matches!(chain.writer(&memory).slices(9), Err(ChainError::TooShort)));
+        assert!(chain.reader(&memory).is_empty());
+        let mut writer = chain.writer(&memory);
+        writer.skip(8).unwrap();
+        assert!(writer.is_empty());
+        writer.write_all(&[]).unwrap();
+        assert!(writer.slices(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn position_moves_by_what_was_read() {
+        let memory = memory();
+        memory.write_slice(&[1, 2, 3, 4, 5, 6, 7, 8], GuestAddress(0)).unwrap();
+        let chain = chain(&[(0, 3), (4, 4)], &[]);
+        let mut reader = chain.reader(&memory);
+        let mut two = [0; 2];
+        reader.read_exact(&mut two).unwrap();
+        assert_eq!((two, reader.len()), ([1, 2], 5));
+        reader.skip(2).unwrap();
+        reader.read_exact(&mut two).unwrap();
+        assert_eq!((two, reader.len()), ([6, 7], 1));
+    }
+
+    #[test]
+    fn address_that_wraps_is_not_in_memory() {
+        let memory = memory();
+        let chain = chain(&[(u64::MAX - 1, 8)], &[]);
+        let mut reader = chain.reader(&memory);
+        reader.skip(3).unwrap();
+        assert!(matches!(reader.read_exact(&mut [0; 2]), Err(ChainError::Memory { address: u64::MAX, len: 2, .. })));
     }
 
     #[test]

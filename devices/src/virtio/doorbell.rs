@@ -1,6 +1,6 @@
 //! How a vCPU wakes a device's worker thread: one atomic and, if the worker sleeps, one wake-up.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 
@@ -35,12 +35,20 @@ impl Doorbell {
         self.wake();
     }
 
+    /// Whether the worker shall end: for one that is busy for long.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::SeqCst)
+    }
+
     /// Sleeps until the bell rings; `false` when the worker shall end. Call from one thread only.
     #[must_use]
     pub fn wait(&self) -> bool {
         self.0.worker.get_or_init(thread::current);
+        // Pairs with the fence in `wake`: one of the two sees what the other stored, the worker or the flag.
+        fence(Ordering::SeqCst);
         loop {
-            if self.0.stopped.load(Ordering::SeqCst) {
+            if self.is_stopped() {
                 return false;
             }
             if self.0.rung.swap(false, Ordering::SeqCst) {
@@ -51,6 +59,7 @@ impl Doorbell {
     }
 
     fn wake(&self) {
+        fence(Ordering::SeqCst);
         // Without a worker yet there is nobody to wake: it looks at the flags before it sleeps.
         if let Some(worker) = self.0.worker.get() {
             worker.unpark();
@@ -73,6 +82,16 @@ mod tests {
     }
 
     #[test]
+    fn stop_goes_before_a_ring() {
+        let bell = Doorbell::new();
+        assert!(!bell.is_stopped());
+        bell.ring();
+        bell.stop();
+        assert!(bell.is_stopped());
+        assert!(!bell.wait());
+    }
+
+    #[test]
     fn every_ring_is_answered_by_a_worker() {
         let bell = Doorbell::new();
         let (answers, answered) = std::sync::mpsc::channel();
@@ -86,7 +105,7 @@ mod tests {
         };
         for _ in 0..1000 {
             bell.ring();
-            answered.recv().unwrap();
+            answered.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
         }
         bell.stop();
         worker.join().unwrap();

@@ -94,3 +94,60 @@ impl Interrupt {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Level;
+
+    #[test]
+    fn line_is_high_while_a_cause_is_not_acknowledged() {
+        let (level, line) = Level::new_line();
+        let interrupt = Interrupt::new(line);
+        interrupt.used();
+        interrupt.config_changed();
+        assert_eq!((interrupt.status(), level.is_high()), (3, true));
+        interrupt.acknowledge(INTERRUPT_CONFIG);
+        assert_eq!((interrupt.status(), level.is_high()), (1, true));
+        interrupt.acknowledge(0);
+        assert_eq!((interrupt.status(), level.is_high()), (1, true));
+        interrupt.acknowledge(u32::MAX);
+        assert_eq!((interrupt.status(), level.is_high()), (0, false));
+    }
+
+    #[test]
+    fn failure_lasts_until_the_reset_and_not_until_the_acknowledgement() {
+        let (level, line) = Level::new_line();
+        let interrupt = Interrupt::new(line);
+        interrupt.needs_reset();
+        assert_eq!((interrupt.status(), level.is_high()), (INTERRUPT_CONFIG, true));
+        interrupt.acknowledge(INTERRUPT_CONFIG);
+        assert!(interrupt.is_reset_needed());
+        interrupt.used();
+        interrupt.reset();
+        assert!(!interrupt.is_reset_needed());
+        assert_eq!((interrupt.status(), level.is_high()), (0, false));
+    }
+
+    #[test]
+    fn suppressed_interrupt_is_counted_and_not_raised() {
+        let (level, line) = Level::new_line();
+        let interrupt = Interrupt::new(line);
+        interrupt.suppressed();
+        assert_eq!((interrupt.counts(), interrupt.status(), level.is_high()), ((0, 1), 0, false));
+        interrupt.used();
+        assert_eq!(interrupt.counts(), (1, 1));
+    }
+
+    #[test]
+    fn line_agrees_with_the_status_whoever_comes_last() {
+        let (level, line) = Level::new_line();
+        let interrupt = Interrupt::new(line);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..2000).for_each(|_| interrupt.used()));
+            scope.spawn(|| (0..2000).for_each(|_| interrupt.config_changed()));
+            scope.spawn(|| (0..2000).for_each(|bits| interrupt.acknowledge(bits & 3)));
+        });
+        assert_eq!(level.is_high(), interrupt.status() != 0);
+    }
+}

@@ -76,3 +76,6 @@ pub fn read_config_from(config: &[u8], offset: u64, data: &mut [u8]) {
         *to = *from;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,18 @@
 //! One virtqueue in use: chains out, used elements in, and the end of trust when the driver breaks the protocol.
 //!
 //! The rings are virtio-queue's (split virtqueues, §2.7, with indirect descriptors and EVENT_IDX). This wrapper adds what it
-//! leaves to its user: a chain that is cut short (a loop, a bad index or table) is an error, not an end; a queue that
-//! met one error is *failed*: it yields nothing more until the driver resets the device.
+//! leaves to its user: a chain that is cut short (a loop, a bad index or table) is an error, not an end; a driver without EVENT_IDX
+//! can ask for no interrupts; a queue that met one error is *failed*: it yields nothing more until the driver resets the device.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use virtio_queue::{Error, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{Chain, Segment};
 use super::interrupt::Interrupt;
+use super::spec::queue::AVAIL_F_NO_INTERRUPT;
 use super::{GuestMemory, chain::ChainError};
 
 /// The most descriptors one chain may have, tables included: as many as the largest queue (§2.7.5.3.1).
@@ -58,13 +61,15 @@ pub struct Queue {
     memory: GuestMemory,
     interrupt: Arc<Interrupt>,
     failed: bool,
+    /// Chains were completed since the driver was last told, or told not to be.
+    unsignalled: bool,
 }
 
 impl Queue {
     /// Takes over `ring`, queue number `index` of its device, set up by the driver.
     #[must_use]
     pub fn new(ring: virtio_queue::Queue, index: u16, memory: GuestMemory, interrupt: Arc<Interrupt>) -> Self {
-        Self { ring, index, memory, interrupt, failed: false }
+        Self { ring, index, memory, interrupt, failed: false, unsignalled: false }
     }
 
     /// The number of descriptors.
@@ -131,21 +136,34 @@ impl Queue {
         if self.failed {
             return;
         }
+        self.unsignalled = true;
         if let Err(source) = self.ring.add_used(&self.memory, chain.head, written) {
             self.fail(&QueueError::Ring { index: self.index, source });
         }
     }
 
-    /// Interrupts the driver for what was completed, if it wants to be.
+    /// Interrupts the driver for what was completed since the last call, if there is anything and it wants to be.
     pub fn notify_used(&mut self) {
-        if self.failed {
+        if self.failed || !std::mem::take(&mut self.unsignalled) {
             return;
         }
-        match self.ring.needs_notification(&self.memory) {
+        match self.wants_interrupt() {
             Ok(true) => self.interrupt.used(),
             Ok(false) => self.interrupt.suppressed(),
             Err(source) => self.fail(&QueueError::Ring { index: self.index, source }),
         }
+    }
+
+    /// Whether the driver wants to hear of what was just completed (§2.7.7.2).
+    fn wants_interrupt(&mut self) -> Result<bool, Error> {
+        // Compares used_event, and orders what is read here behind the used ring's index.
+        let wanted = self.ring.needs_notification(&self.memory)?;
+        // With EVENT_IDX "the device MUST ignore the lower bit of flags"; without it, virtio-queue ignores that bit as well.
+        if self.ring.event_idx_enabled() {
+            return Ok(wanted);
+        }
+        let flags = self.memory.load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed);
+        Ok(u16::from_le(flags.map_err(Error::GuestMemory)?) & AVAIL_F_NO_INTERRUPT == 0)
     }
 
     /// Asks the driver not to notify while the device is looking anyway.
@@ -191,3 +209,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,7 @@ impl Request {
         // The last writable byte is the status; a chain without one cannot be answered.
         let writable = chain.writer(memory).len().checked_sub(1).ok_or(ChainError::TooShort)?;
         let (kind, sector) = (header.kind.get(), header.sector.get());
-        let writes = !matches!(kind, request_type::IN | request_type::FLUSH | request_type::GET_ID);
+        let writes = matches!(kind, request_type::OUT | request_type::DISCARD | request_type::WRITE_ZEROES);
         if writes && disk.is_read_only() {
             return Ok(Err(RequestError::ReadOnly));
         }

@@ -27,12 +27,12 @@ impl Worker {
     pub fn run(mut self, bell: &Doorbell) {
         while bell.wait() {
             BlkCounters::add(&self.counters.wakeups, 1);
-            self.serve();
+            self.serve(bell);
         }
     }
 
     /// Serves everything that is available, looking again after it asked for notifications, so that no buffer is missed (§2.7.7.2).
-    fn serve(&mut self) {
+    fn serve(&mut self, bell: &Doorbell) {
         loop {
             self.queue.disable_notification();
             // At most a queue's worth at a time: then the driver hears of it, and a reset is noticed.
@@ -40,7 +40,7 @@ impl Worker {
                 let Some(chain) = self.queue.pop() else { break };
                 self.serve_one(chain);
             }
-            if !self.queue.enable_notification() {
+            if bell.is_stopped() || !self.queue.enable_notification() {
                 break;
             }
         }
@@ -65,6 +65,7 @@ impl Worker {
             Ok(request) => self.perform(&request, chain)?,
             Err(error) => Err(error),
         };
+        // Of a failed request, the driver may rely on nothing but the status.
         let (byte, written) = match result {
             Ok(written) => (status::OK, written),
             Err(error) => {
@@ -75,8 +76,10 @@ impl Worker {
         };
         writer.skip(data_bytes)?;
         writer.write_all(&[byte])?;
-        // A failed request wrote nothing that the driver may rely on but its status.
-        Ok(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1))
+        // "The device MUST write at least len bytes to descriptor, beginning at the first device-writable buffer" (§2.7.8.2): the status
+        // byte counts only where everything before it was written.
+        let len = if written == data_bytes { written + 1 } else { written };
+        Ok(u32::try_from(len).unwrap_or(u32::MAX))
     }
 
     fn perform(&self, request: &Request, chain: &Chain) -> Result<Result<u64, RequestError>, ChainError> {

@@ -4,7 +4,7 @@
 //! told when there is room.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -28,21 +28,30 @@ const OUTPUT_CHUNK_BYTES: usize = 4096;
 /// Called by the console's thread when input that was full takes bytes again, and when a driver begins to listen.
 pub type RoomNotifier = Box<dyn Fn() + Send + Sync>;
 
+/// What the host typed and the guest has not taken.
+#[derive(Debug, Default)]
+struct Input {
+    bytes: VecDeque<u8>,
+    /// The host has more, and waits to be told of room.
+    refused: bool,
+}
+
+/// Lock order: `bell`, then `input`.
 struct Shared {
-    input: Mutex<VecDeque<u8>>,
+    input: Mutex<Input>,
     /// Rung for the thread of the present activation; `None` while there is no driver.
     bell: Mutex<Option<(Doorbell, Arc<Interrupt>)>>,
     output: Mutex<Box<dyn ByteOutput>>,
     room: RoomNotifier,
-    /// Columns in the low half, rows in the high half.
-    size: AtomicU32,
-    generation: AtomicU32,
+    /// Columns in bits 15:0, rows in bits 31:16, ConfigGeneration above: one word, so that no driver sees a new size with the
+    /// old generation.
+    size: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
 }
 
 impl Shared {
-    fn input(&self) -> MutexGuard<'_, VecDeque<u8>> {
+    fn input(&self) -> MutexGuard<'_, Input> {
         self.input.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,7 +66,7 @@ pub struct ConsolePort(Arc<Shared>);
 
 impl std::fmt::Debug for ConsolePort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConsolePort").field("waiting", &self.0.input().len()).finish_non_exhaustive()
+        f.debug_struct("ConsolePort").field("waiting", &self.0.input().bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -65,21 +74,28 @@ impl ConsolePort {
     /// How many bytes [`Self::receive`] takes now; none while no driver listens.
     #[must_use]
     pub fn room(&self) -> usize {
-        if self.0.bell().is_none() { 0 } else { INPUT_BYTES - self.0.input().len().min(INPUT_BYTES) }
+        if self.0.bell().is_none() { 0 } else { INPUT_BYTES.saturating_sub(self.0.input().bytes.len()) }
     }
 
-    /// Hands bytes from the host to the guest; returns how many of them there was room for. Any thread.
+    /// Hands bytes from the host to the guest; returns how many of them there was room for. If not for all, the [`RoomNotifier`]
+    /// is called when there is. Any thread.
     pub fn receive(&self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(self.room());
-        self.0.input().extend(bytes.iter().take(taken));
-        self.ring();
+        // Held throughout, so that a reset cannot come between and leave the bytes to the next driver.
+        let bell = self.0.bell();
+        let Some((bell, _)) = &*bell else { return 0 };
+        let mut input = self.0.input();
+        let taken = bytes.len().min(INPUT_BYTES.saturating_sub(input.bytes.len()));
+        input.bytes.extend(bytes.iter().take(taken));
+        input.refused |= taken < bytes.len();
+        bell.ring();
         taken
     }
 
     /// Tells the guest the size of the host's window, in characters. Any thread.
     pub fn resize(&self, columns: u16, rows: u16) {
-        self.0.size.store(u32::from(columns) | (u32::from(rows) << 16), Ordering::SeqCst);
-        self.0.generation.fetch_add(1, Ordering::SeqCst);
+        let resized = |old: u64| pack_size(columns, rows, (old >> 32).wrapping_add(1));
+        // Always succeeds: the closure never declines.
+        let _old = self.0.size.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(resized(old)));
         if let Some((_, interrupt)) = &*self.0.bell() {
             interrupt.config_changed();
         }
@@ -90,12 +106,11 @@ impl ConsolePort {
     pub fn bytes(&self) -> (u64, u64) {
         (self.0.bytes_in.load(Ordering::Relaxed), self.0.bytes_out.load(Ordering::Relaxed))
     }
+}
 
-    fn ring(&self) {
-        if let Some((bell, _)) = &*self.0.bell() {
-            bell.ring();
-        }
-    }
+/// The word that [`Shared::size`] holds.
+fn pack_size(columns: u16, rows: u16, generation: u64) -> u64 {
+    u64::from(columns) | (u64::from(rows) << 16) | (generation << 32)
 }
 
 /// A console device.
@@ -119,8 +134,7 @@ impl Console {
             bell: Mutex::new(None),
             output: Mutex::new(output),
             room,
-            size: AtomicU32::new(u32::from(columns) | (u32::from(rows) << 16)),
-            generation: AtomicU32::new(0),
+            size: AtomicU64::new(pack_size(columns, rows, 0)),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         });
@@ -153,7 +167,8 @@ impl VirtioDevice for Console {
     }
 
     fn config_generation(&self) -> u32 {
-        self.shared.generation.load(Ordering::SeqCst)
+        // The generation is the high half.
+        u32::try_from(self.shared.size.load(Ordering::SeqCst) >> 32).unwrap_or(u32::MAX)
     }
 
     fn activate(&mut self, activation: Activation) {
@@ -189,7 +204,7 @@ impl VirtioDevice for Console {
         {
             tracing::error!("the console's thread panicked");
         }
-        self.shared.input().clear();
+        *self.shared.input() = Input::default();
     }
 }
 
@@ -211,15 +226,15 @@ impl Worker {
         // What was made available before the thread began rang for nobody else.
         bell.ring();
         while bell.wait() {
-            self.print();
-            self.type_in();
+            self.print(bell);
+            self.type_in(bell);
         }
         // The driver is gone, what it still had to say is not.
-        self.print();
+        self.print(bell);
     }
 
     /// Queue 1: everything the guest prints.
-    fn print(&mut self) {
+    fn print(&mut self, bell: &Doorbell) {
         let Some(queue) = &mut self.transmit else { return };
         loop {
             queue.disable_notification();
@@ -231,29 +246,39 @@ impl Worker {
                 }
             }
             queue.notify_used();
-            if !queue.enable_notification() {
+            // A round is all that a driver can have offered before it went.
+            if bell.is_stopped() || !queue.enable_notification() {
                 break;
             }
         }
     }
 
-    /// Queue 0: input into the buffers that the guest offers.
-    fn type_in(&mut self) {
+    /// Queue 0: input into the buffers that the guest offers. Only input without a buffer asks for notifications.
+    fn type_in(&mut self, bell: &Doorbell) {
         let Some(queue) = &mut self.receive else { return };
-        let was_full = self.shared.input().len() >= INPUT_BYTES;
-        let mut used = false;
-        while !self.shared.input().is_empty() {
-            let Some(chain) = queue.pop() else { break };
-            match type_into(&chain, queue, &self.shared) {
-                Ok(written) => queue.complete(chain, written),
-                Err(error) => queue.fail_chain(chain, error),
+        loop {
+            queue.disable_notification();
+            for _ in 0..queue.size() {
+                if self.shared.input().bytes.is_empty() {
+                    break;
+                }
+                let Some(chain) = queue.pop() else { break };
+                match type_into(&chain, queue, &self.shared) {
+                    Ok(written) => queue.complete(chain, written),
+                    Err(error) => queue.fail_chain(chain, error),
+                }
             }
-            used = true;
-        }
-        if used {
             queue.notify_used();
-            if was_full {
+            let (is_empty, has_room) = {
+                let mut input = self.shared.input();
+                let has_room = input.bytes.len() < INPUT_BYTES && std::mem::take(&mut input.refused);
+                (input.bytes.is_empty(), has_room)
+            };
+            if has_room {
                 (self.shared.room)();
+            }
+            if is_empty || bell.is_stopped() || !queue.enable_notification() {
+                break;
             }
         }
     }
@@ -276,8 +301,11 @@ fn print_chain(chain: &Chain, queue: &Queue, shared: &Shared) -> Result<(), Chai
 
 fn type_into(chain: &Chain, queue: &Queue, shared: &Shared) -> Result<u32, ChainError> {
     let mut writer = chain.writer(queue.memory());
+    if writer.is_empty() {
+        return Err(ChainError::TooShort);
+    }
     let bytes: Vec<u8> = {
-        let mut input = shared.input();
+        let input = &mut shared.input().bytes;
         let len = usize::try_from(writer.len()).unwrap_or(usize::MAX).min(input.len());
         input.drain(..len).collect()
     };

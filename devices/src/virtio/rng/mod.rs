@@ -39,17 +39,24 @@ impl Rng {
         Self { source, queue: None }
     }
 
-    /// Fills the chains that are available, at most a queue's worth.
+    /// Fills the chains that are available, looking again after it asked for notifications, so that no buffer is missed (§2.7.10).
+    /// A driver that goes on offering buffers from another vCPU keeps its own vCPU here; this ends when it stops.
     fn serve(&mut self) {
         let Some(queue) = &mut self.queue else { return };
-        for _ in 0..queue.size() {
-            let Some(chain) = queue.pop() else { break };
-            match fill(&chain, queue, &mut *self.source) {
-                Ok(written) => queue.complete(chain, written),
-                Err(error) => queue.fail_chain(chain, error),
+        loop {
+            queue.disable_notification();
+            for _ in 0..queue.size() {
+                let Some(chain) = queue.pop() else { break };
+                match fill(&chain, queue, &mut *self.source) {
+                    Ok(written) => queue.complete(chain, written),
+                    Err(error) => queue.fail_chain(chain, error),
+                }
+            }
+            queue.notify_used();
+            if !queue.enable_notification() {
+                break;
             }
         }
-        queue.notify_used();
     }
 }
 

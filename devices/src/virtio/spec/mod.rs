@@ -3,6 +3,7 @@
 pub mod blk;
 pub mod console;
 pub mod mmio;
+pub mod queue;
 
 /// §6: the device complies with virtio 1.x.
 pub const F_VERSION_1: u64 = 1 << 32;

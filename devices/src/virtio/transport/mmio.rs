@@ -61,9 +61,7 @@ impl MmioDevice for MmioTransport {
             Register::VendorId => VENDOR,
             Register::DeviceFeatures => Self::feature_word(core.offered_features(), self.device_features_sel),
             Register::QueueSizeMax => u32::from(core.queue_size_max(self.queue_sel)),
-            Register::QueueReady => {
-                u32::from(core.queue_ready(self.queue_sel, core.queue_size_max(self.queue_sel) != 0))
-            }
+            Register::QueueReady => u32::from(core.is_queue_ready(self.queue_sel)),
             Register::InterruptStatus => core.interrupt.status(),
             Register::Status => core.status(),
             // "If the region does not exist, reads of length and base return all ones" (§4.2.2).

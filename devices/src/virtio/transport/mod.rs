@@ -124,7 +124,11 @@ impl Core {
 
     fn activate(&mut self) {
         let event_idx = self.accepted & F_EVENT_IDX != 0;
-        let fresh = new_rings(&*self.device);
+        let mut fresh = new_rings(&*self.device);
+        // The rings move into the device; those that stay here only remember which of them the driver enabled.
+        for (fresh, ring) in fresh.iter_mut().zip(&self.rings) {
+            fresh.set_ready(ring.ready());
+        }
         let rings = std::mem::replace(&mut self.rings, fresh);
         let mut queues = Vec::with_capacity(rings.len());
         for (mut ring, index) in rings.into_iter().zip(0u16..) {
@@ -154,7 +158,8 @@ impl Core {
         *rings = new_rings(&**device);
     }
 
-    /// The ring that the driver sets up, if there is one at `index` and the device does not use it yet.
+    /// The ring that the driver sets up, if there is one at `index` and the device does not use it yet. One in use stays as it is:
+    /// queues stop with the device (RING_RESET is not offered), so a zero written to QueueReady then does not read back.
     pub fn ring(&mut self, index: u32) -> Option<&mut Ring> {
         if self.status & status::DRIVER_OK != 0 {
             return None;
@@ -183,11 +188,8 @@ impl Core {
         }
     }
 
-    pub fn queue_ready(&self, index: u32, activated_too: bool) -> bool {
-        let active = self.status & status::DRIVER_OK != 0;
-        if active {
-            return activated_too;
-        }
+    /// Whether the driver enabled queue `index`.
+    pub fn is_queue_ready(&self, index: u32) -> bool {
         usize::try_from(index).ok().and_then(|index| self.rings.get(index)).is_some_and(QueueT::ready)
     }
 
@@ -210,3 +212,6 @@ fn new_rings(device: &dyn VirtioDevice) -> Vec<Ring> {
     let ring = |size: u16| Ring::new(size).or_else(|_| Ring::new(1)).ok();
     device.queue_sizes().into_iter().filter_map(ring).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! The scripts on random bytes.
+
+use proptest::prelude::*;
+
+use super::{blk, queue, registers, transport};
+use crate::testing::property::{config, script};
+
+proptest! {
+    #![proptest_config(config(10_000))]
+
+    #[test]
+    fn queue_is_what_a_naive_walk_of_its_rings_says(script in script::<queue::Script>(1200)) {
+        queue::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(4000))]
+
+    #[test]
+    fn device_survives_any_access_and_works_after_a_reset(script in script::<transport::Script>(800)) {
+        transport::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+
+    #[test]
+    fn block_request_has_the_effect_of_a_naive_disk(script in script::<blk::Script>(700)) {
+        blk::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(4000))]
+
+    #[test]
+    fn device_after_a_reset_is_as_after_power_on(script in script::<registers::Script>(800)) {
+        registers::run(&script);
+    }
+}
