@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use minivmm_softcpu::{Tier, UnknownTier};
+
 use crate::hypervisor::Choice;
 
 /// Options of `minivmm boot`, and keys of a configuration file.
@@ -40,6 +42,9 @@ pub struct Config {
     /// What executes the guest: auto, hvf, kvm or soft [default: auto]
     #[arg(long, value_name = "NAME")]
     pub hypervisor: Option<Choice>,
+    /// How the software CPU executes: interpret, translate or translate=N (after N branches) [default: translate]
+    #[arg(long, value_name = "HOW")]
+    pub cpu_tier: Option<CpuTier>,
     /// Where the guest's console goes: stdio, file=PATH or none [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleChoice>,
@@ -130,6 +135,7 @@ impl Config {
             disk: list(self.disk, file.disk),
             cmdline: self.cmdline.or(file.cmdline),
             hypervisor: self.hypervisor.or(file.hypervisor),
+            cpu_tier: self.cpu_tier.or(file.cpu_tier),
             console: self.console.or(file.console),
             timeout: self.timeout.or(file.timeout),
             on_reset: self.on_reset.or(file.on_reset),
@@ -299,6 +305,19 @@ impl FromStr for OnReset {
     }
 }
 
+/// How the software CPU executes instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CpuTier(pub Tier);
+
+impl FromStr for CpuTier {
+    type Err = UnknownTier;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTier> {
+        text.parse().map(Self)
+    }
+}
+
 /// A TOML string goes the way of an argument.
 macro_rules! from_string {
     ($($value:ty: $error:ty,)*) => {
@@ -317,6 +336,7 @@ from_string! {
     DiskOption: ValueError,
     ConsoleChoice: ValueError,
     OnReset: ValueError,
+    CpuTier: UnknownTier,
     Choice: crate::hypervisor::UnknownBackend,
 }
 
@@ -336,6 +356,7 @@ mod tests {
             disk = ["root.img,ro", "/data.img,direct,serial=X1"]
             cmdline = "quiet"
             hypervisor = "soft"
+            cpu-tier = "interpret"
             console = "file=console.log"
             timeout = 60
             on-reset = "exit"
@@ -355,6 +376,7 @@ mod tests {
             DiskOption { path: "/data.img".into(), read_only: false, direct: true, serial: Some("X1".to_owned()) };
         assert_eq!(config.disk[1], data);
         assert_eq!(config.hypervisor, Some(Choice::Only(Backend::Soft)));
+        assert_eq!(config.cpu_tier, Some(CpuTier(Tier::Interpret)));
         assert_eq!(config.console, Some(ConsoleChoice::File("/etc/vm/console.log".into())));
         assert_eq!((config.timeout, config.on_reset), (Some(60), Some(OnReset::Exit)));
         assert_eq!((config.quiet, config.verbose), (true, 1));

@@ -12,6 +12,7 @@ use minivmm::hypervisor::{
 };
 use minivmm::memory::GuestRam;
 use minivmm_aarch64::{Intid, SysReg};
+use minivmm_softcpu::Tier;
 use vm_memory::{Bytes, GuestAddress};
 
 const RAM: GuestAddress = GuestAddress(0x8000_0000);
@@ -110,11 +111,16 @@ impl Guest {
 /// Calls `test` with a guest of `vcpu_count` vCPUs on every back end of this host.
 fn on_every_back_end(vcpu_count: u32, code: &[u32], test: impl Fn(&Guest)) {
     let mut tested = 0;
-    for hypervisor in Backend::ALL.into_iter().filter_map(|backend| backend.open().ok()) {
+    let tiers = |backend| match backend {
+        Backend::Soft => vec![Tier::Interpret, Tier::Translate { patience: 0 }],
+        _ => vec![Tier::default()],
+    };
+    let rows = Backend::ALL.into_iter().flat_map(|backend| tiers(backend).into_iter().map(move |tier| (backend, tier)));
+    for (hypervisor, cpu_tier) in rows.filter_map(|(backend, tier)| Some((backend.open().ok()?, tier))) {
         let ram = Arc::new(GuestRam::new(RAM, RAM_SIZE).unwrap());
         let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
         ram.place("code", RAM, &bytes).unwrap();
-        let vm = hypervisor.create_vm(&VmSpec { vcpu_count, ram: ram.clone() }).unwrap();
+        let vm = hypervisor.create_vm(&VmSpec { vcpu_count, ram: ram.clone(), cpu_tier }).unwrap();
         test(&Guest { vm, ram, io: Io::default() });
         tested += 1;
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use minivmm_aarch64::{Intid, Mpidr, SysReg};
 use minivmm_devices::irq::IrqSink;
+use minivmm_softcpu::Tier;
 use vm_memory::GuestAddress;
 
 use crate::memory::GuestRam;
@@ -39,6 +40,8 @@ pub struct VmSpec {
     pub vcpu_count: u32,
     /// The guest's memory.
     pub ram: Arc<GuestRam>,
+    /// How the software CPU executes instructions; other back ends do not ask.
+    pub cpu_tier: Tier,
 }
 
 /// One virtual machine.

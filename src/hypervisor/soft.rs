@@ -24,7 +24,8 @@ impl Hypervisor for SoftHypervisor {
     }
 
     fn create_vm(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, HypervisorError> {
-        let system = System::new(SystemConfig { vcpu_count: spec.vcpu_count, ..SystemConfig::default() });
+        let system =
+            System::new(SystemConfig { vcpu_count: spec.vcpu_count, tier: spec.cpu_tier, ..SystemConfig::default() });
         let region = spec.ram.region();
         let gpa = region.start_addr().raw_value();
         let failed = |reason: String| HypervisorError::Map { gpa, reason };
@@ -107,6 +108,11 @@ impl Vcpu for SoftVcpu {
         let counters = self.vcpu.counters();
         vec![
             ("instructions", counters.instructions),
+            ("instructions_translated", counters.translated),
+            ("units", counters.units),
+            ("unit_bytes", counters.unit_bytes),
+            ("unit_flushes", counters.unit_flushes),
+            ("units_entered", counters.entered),
             ("exceptions", counters.exceptions),
             ("interrupts", counters.interrupts),
             ("tlb_misses", counters.tlb_misses),

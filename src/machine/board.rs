@@ -94,7 +94,8 @@ impl Board {
     ) -> Result<Self, BuildError> {
         let disks = spec.disks.iter().map(RawDisk::open).collect::<Result<Vec<_>, _>>()?;
         let ram = Arc::new(GuestRam::new(layout::RAM, spec.memory_bytes)?);
-        let vm = hypervisor.create_vm(&VmSpec { vcpu_count: spec.vcpu_count, ram: ram.clone() })?;
+        let vm =
+            hypervisor.create_vm(&VmSpec { vcpu_count: spec.vcpu_count, ram: ram.clone(), cpu_tier: spec.cpu_tier })?;
         let mut parts = Parts::new(vm.irqchip(), spec.vcpu_count, ram.clone())?;
         let serial = parts.add_serial(console, stages, events)?;
         parts.add_clock()?;

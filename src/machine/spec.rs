@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
 use minivmm_firmware::guest;
 
+use minivmm_softcpu::Tier;
+
 use crate::config::{Config, DiskOption, MemorySize};
 use crate::host::terminal::WindowSize;
 use crate::hypervisor::Choice;
@@ -32,6 +34,8 @@ pub struct MachineSpec {
     pub input_waits: bool,
     /// What executes the guest.
     pub hypervisor: Choice,
+    /// How the software CPU does.
+    pub cpu_tier: Tier,
     /// Where the device tree is to be written.
     pub dump_dtb: Option<PathBuf>,
 }
@@ -125,6 +129,7 @@ impl MachineSpec {
             input_waits: files.is_bundle && host.terminal.is_none(),
             disks: config.disk.clone(),
             hypervisor: config.hypervisor.unwrap_or_default(),
+            cpu_tier: config.cpu_tier.unwrap_or_default().0,
             dump_dtb: config.dump_dtb.clone(),
         })
     }

@@ -28,6 +28,11 @@ const CONDITIONS: [u16; 16] = {
     table
 };
 
+/// The NZCV values (as bits of a mask) under which condition `cond` holds.
+pub(crate) fn conditions(cond: u8) -> u16 {
+    CONDITIONS[usize::from(cond & 15)]
+}
+
 /// Whether condition `cond` (0–15) holds under `nzcv` (in PSTATE position).
 #[inline(always)]
 pub(crate) fn holds(cond: u8, nzcv: u32) -> bool {

@@ -4,9 +4,12 @@
 //! It is keyed by physical address and relies on the guest's IC instructions, as the architecture allows (Arm ARM
 //! B2.9): CTR_EL0.DIC is 0. The number of pages is bounded; the oldest gives way.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use crate::insn::Insn;
+use crate::translate::LONGEST_UNIT;
+use crate::translate::layout::Mode;
 
 /// Instructions in a page.
 pub(crate) const PAGE_INSNS: usize = 1024;
@@ -21,7 +24,14 @@ pub(crate) struct CodePage {
     ipa: u64,
     /// Whether anything is decoded.
     used: bool,
+    /// How many branches to each instruction are left before it is translated; [`NEVER`] for those that are not to be.
+    heat: Box<[Cell<u8>; PAGE_INSNS]>,
+    /// Addresses of units, by mode.
+    entries: [Option<Box<[usize; PAGE_INSNS]>>; Mode::COUNT],
 }
+
+/// Is not counted.
+const NEVER: u8 = u8::MAX;
 
 impl std::fmt::Debug for CodePage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -34,6 +44,26 @@ impl CodePage {
     pub fn ipa(&self) -> u64 {
         self.ipa
     }
+
+    /// Counts a branch to instruction `at`. `true` if that has happened often enough.
+    #[inline(always)]
+    pub fn is_hot(&self, at: usize) -> bool {
+        let Some(heat) = self.heat.get(at) else { return false };
+        match heat.get() {
+            0 => true,
+            NEVER => false,
+            left => {
+                heat.set(left - 1);
+                false
+            }
+        }
+    }
+
+    /// The address of the unit at instruction `at`, and of the table that it stands in.
+    pub fn entry(&self, mode: Mode, at: usize) -> Option<(usize, *const usize)> {
+        let table = self.entries[mode.index()].as_ref()?;
+        Some((*table.get(at)?, table.as_ptr()))
+    }
 }
 
 /// The decoded pages of one vCPU.
@@ -44,13 +74,23 @@ pub(crate) struct CodeCache {
     limit: usize,
     /// The page that gives way next.
     oldest: usize,
+    translation: Option<Translation>,
+}
+
+/// What translation asks of the pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Translation {
+    /// What entries hold where there is no unit.
+    pub miss: usize,
+    /// How many branches to an instruction are interpreted before it is translated.
+    pub patience: u8,
 }
 
 impl CodeCache {
     /// A cache that uses at most `bytes` of memory (but a few pages at least).
-    pub fn new(bytes: usize) -> Self {
+    pub fn new(bytes: usize, translation: Option<Translation>) -> Self {
         let limit = (bytes / size_of::<[Insn; PAGE_INSNS + 1]>()).max(MIN_PAGES);
-        Self { pages: Vec::new(), by_ipa: HashMap::new(), limit, oldest: 0 }
+        Self { pages: Vec::new(), by_ipa: HashMap::new(), limit, oldest: 0, translation }
     }
 
     #[inline(always)]
@@ -75,15 +115,19 @@ impl CodeCache {
         }
         if self.pages.len() < self.limit {
             let index = u32::try_from(self.pages.len()).unwrap_or(0);
-            self.pages.push(CodePage { insns: empty_page(), ipa, used: false });
+            let heat = Box::new([const { Cell::new(0) }; PAGE_INSNS]);
+            heat.iter().for_each(|heat| heat.set(self.cold()));
+            let page = CodePage { insns: empty_page(), ipa, used: false, heat, entries: [const { None }; Mode::COUNT] };
+            self.pages.push(page);
             self.by_ipa.insert(ipa, index);
             return (index, false);
         }
         let slot = self.oldest;
         self.oldest = (self.oldest + 1) % self.limit;
+        let (cold, miss) = (self.cold(), self.miss());
         let page = &mut self.pages[slot];
         self.by_ipa.remove(&page.ipa);
-        clear(&mut page.insns[..PAGE_INSNS]);
+        page.forget(0, PAGE_INSNS, cold, miss);
         (page.ipa, page.used) = (ipa, false);
         let index = u32::try_from(slot).unwrap_or(0);
         self.by_ipa.insert(ipa, index);
@@ -93,19 +137,73 @@ impl CodeCache {
     /// Forgets the instructions of the cache line at `ipa`.
     pub fn forget_line(&mut self, ipa: u64) {
         let Some(index) = self.by_ipa.get(&(ipa & !0xfff)) else { return };
+        let (cold, miss) = (self.cold(), self.miss());
         let page = &mut self.pages[*index as usize];
         if !page.used {
             return;
         }
         let first = ((ipa & 0xfff) >> 2) as usize & !(LINE_INSNS - 1);
-        clear(&mut page.insns[first..first + LINE_INSNS]);
+        page.forget(first, first + LINE_INSNS, cold, miss);
     }
 
     /// Forgets every instruction.
     pub fn forget_all(&mut self) {
+        let (cold, miss) = (self.cold(), self.miss());
         for page in self.pages.iter_mut().filter(|page| page.used) {
-            clear(&mut page.insns[..PAGE_INSNS]);
+            page.forget(0, PAGE_INSNS, cold, miss);
             page.used = false;
+        }
+    }
+
+    /// Forgets every unit, but no instruction.
+    pub fn forget_units(&mut self) {
+        let (cold, miss) = (self.cold(), self.miss());
+        for page in &mut self.pages {
+            page.forget_units(0, PAGE_INSNS, cold, miss);
+        }
+    }
+
+    /// The table of entries of the page `index` for `mode`: its address, or zero where nothing is translated.
+    pub fn entries(&mut self, index: u32, mode: Mode) -> usize {
+        let miss = self.miss();
+        let (Some(page), Some(miss)) = (self.pages.get_mut(index as usize), miss) else { return 0 };
+        let table = page.entries[mode.index()].get_or_insert_with(|| Box::new([miss; PAGE_INSNS]));
+        table.as_ptr().expose_provenance()
+    }
+
+    /// Sets the unit of instruction `at`, or that there shall be none.
+    pub fn set_unit(&mut self, index: u32, mode: Mode, at: usize, unit: Option<usize>) {
+        let Some(page) = self.pages.get_mut(index as usize) else { return };
+        match unit {
+            Some(unit) => {
+                if let Some(entry) = page.entries[mode.index()].as_mut().and_then(|table| table.get_mut(at)) {
+                    *entry = unit;
+                }
+            }
+            None => page.heat.get(at).into_iter().for_each(|heat| heat.set(NEVER)),
+        }
+    }
+
+    fn miss(&self) -> Option<usize> {
+        self.translation.map(|translation| translation.miss)
+    }
+
+    fn cold(&self) -> u8 {
+        self.translation.map_or(NEVER, |translation| translation.patience.min(NEVER - 1))
+    }
+}
+
+impl CodePage {
+    /// Forgets instructions `from..to`, and the units that may contain one of them.
+    fn forget(&mut self, from: usize, to: usize, cold: u8, miss: Option<usize>) {
+        clear(&mut self.insns[from..to]);
+        self.forget_units(from.saturating_sub(LONGEST_UNIT), to, cold, miss);
+    }
+
+    fn forget_units(&mut self, from: usize, to: usize, cold: u8, miss: Option<usize>) {
+        self.heat[from..to].iter().for_each(|heat| heat.set(cold));
+        for table in self.entries.iter_mut().flatten() {
+            table[from..to].fill(miss.unwrap_or(0));
         }
     }
 }
@@ -126,7 +224,7 @@ mod tests {
 
     #[test]
     fn oldest_page_gives_way_and_comes_back_empty() {
-        let mut cache = CodeCache::new(0);
+        let mut cache = CodeCache::new(0, None);
         for page in 0..MIN_PAGES as u64 {
             let (index, replaced) = cache.page_at(page << 12);
             assert!(!replaced);
@@ -142,7 +240,7 @@ mod tests {
 
     #[test]
     fn only_the_named_line_is_forgotten() {
-        let mut cache = CodeCache::new(1 << 20);
+        let mut cache = CodeCache::new(1 << 20, None);
         let (index, _) = cache.page_at(0x4000);
         for at in 0..PAGE_INSNS {
             cache.set(index, at, Insn::Nop);

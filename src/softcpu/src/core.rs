@@ -12,6 +12,8 @@ use crate::sysreg::SystemRegisters;
 use crate::system::{Line, Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System};
 use crate::timer::Timers;
 use crate::tlb::{Regime, Tlb};
+use crate::translate::layout::{Links, Mode};
+use crate::translate::tier0::{self, BusLink};
 
 /// The instruction did not complete; the reason is in [`Core::abort`]. Zero-sized, so that a load's result fits in registers.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +56,16 @@ pub struct Counters {
     pub tlb_misses: u64,
     /// Fetches from a page that the TLB did not know.
     pub fetch_misses: u64,
+    /// Instructions executed by generated code.
+    pub translated: u64,
+    /// Times that generated code was entered.
+    pub entered: u64,
+    /// Units of generated code made.
+    pub units: u64,
+    /// Bytes of generated code.
+    pub unit_bytes: u64,
+    /// Times that all units were forgotten to make room.
+    pub unit_flushes: u64,
     /// Instructions decoded.
     pub decoded: u64,
     /// Accesses that reached the bus.
@@ -102,6 +114,10 @@ pub(crate) struct Core {
     pub banked_sp_el1: u64,
     pub counters: Counters,
     pub index: u32,
+    /// For generated code.
+    pub links: Links,
+    /// The bus, while generated code runs.
+    pub bus: BusLink,
     /// What other threads see and set of this vCPU.
     pub line: Arc<Line>,
     pub system: Arc<System>,
@@ -133,6 +149,12 @@ impl Core {
             banked_sp_el1: 0,
             counters: Counters::default(),
             index,
+            links: Links {
+                execute: tier0::address(),
+                indirect: 0,
+                pending: system.line(index).pending.as_ptr().expose_provenance(),
+            },
+            bus: BusLink::default(),
             line: Arc::clone(system.line(index)),
             system,
         };
@@ -161,6 +183,16 @@ impl Core {
         self.select_fp();
         self.select_debug();
         self.poll_at = 0;
+    }
+
+    /// What generated code depends on beside the instructions.
+    pub fn mode(&self) -> Mode {
+        Mode { user: self.el() == 0, fp: self.fp_enabled, check_sp: self.check_sp }
+    }
+
+    /// Whether generated code, which knows neither watchpoints nor SCTLR_EL1.A, may run.
+    pub fn may_translate(&self) -> bool {
+        !self.watching && self.sys.sctlr & (1 << 1) == 0
     }
 
     /// The current exception level, 0 or 1.

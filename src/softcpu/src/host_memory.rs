@@ -98,6 +98,11 @@ pub(crate) struct HostPage(NonNull<u8>);
 unsafe impl Send for HostPage {}
 
 impl HostPage {
+    /// Its address, for generated code.
+    pub fn address(self) -> usize {
+        self.0.as_ptr().expose_provenance()
+    }
+
     /// A page that no TLB entry ever leads to: what an empty entry holds.
     pub fn nowhere() -> Self {
         Self(NonNull::dangling())

@@ -27,6 +27,8 @@ pub(crate) enum Stop {
     Decode,
     /// The page of the PC is not known to the TLB.
     Fetch,
+    /// The instruction at the PC was the target of a branch often enough to be translated.
+    Hot,
     /// The data access of the instruction at the PC aborts.
     Abort,
     /// The instruction at the PC is undefined.
@@ -48,7 +50,7 @@ pub(crate) enum Stop {
 #[expect(clippy::too_many_lines, reason = "the dispatch table: one line an instruction")]
 #[expect(clippy::cast_possible_truncation, reason = "32-bit instructions take the low half of their operands")]
 pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) -> Stop {
-    let Some(page) = code.page(index) else { return Stop::Fetch };
+    let Some(mut page) = code.page(index) else { return Stop::Fetch };
     let mut insns: &[Insn; PAGE_INSNS + 1] = &page.insns;
     let mut page_va = core.pc & PAGE_MASK;
     let mut i = ((core.pc & !PAGE_MASK) >> 2) as usize;
@@ -95,7 +97,7 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
                     return Stop::Fetch;
                 }
                 match core.tlb.fetch(target).and_then(|index| code.page(index)) {
-                    Some(page) => insns = &page.insns,
+                    Some(found) => (page, insns) = (found, &found.insns),
                     None => return Stop::Fetch,
                 }
                 page_va = target & PAGE_MASK;
@@ -105,6 +107,10 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
             if core.wants_attention() {
                 core.pc = target;
                 return Stop::Attention;
+            }
+            if page.is_hot(i) {
+                core.pc = target;
+                return Stop::Hot;
             }
             continue;
         }};
@@ -120,6 +126,10 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
                 if core.wants_attention() {
                     core.pc = page_va + (target as u64) * 4;
                     return Stop::Attention;
+                }
+                if page.is_hot(target) {
+                    core.pc = page_va + (target as u64) * 4;
+                    return Stop::Hot;
                 }
                 continue;
             }

@@ -33,6 +33,7 @@ mod system;
 mod system_insns;
 mod timer;
 mod tlb;
+mod translate;
 mod vcpu;
 mod walk;
 
@@ -41,7 +42,7 @@ use minivmm_aarch64::SysReg;
 pub use crate::core::Counters;
 pub use crate::host_memory::{HostMemory, PAGE_SIZE};
 pub use crate::stage2::{IPA_BITS, MapError, Permissions};
-pub use crate::system::{System, SystemConfig};
+pub use crate::system::{System, SystemConfig, Tier, UnknownTier};
 pub use crate::timer::{FREQUENCY_HZ, Timer};
 pub use crate::vcpu::{Exit, Vcpu};
 

@@ -52,11 +52,61 @@ pub struct SystemConfig {
     pub gic: bool,
     /// Host memory for decoded instructions of all vCPUs together, in bytes.
     pub code_cache_bytes: usize,
+    /// How instructions are executed.
+    pub tier: Tier,
+    /// Host memory for generated code of all vCPUs together, in bytes.
+    pub unit_bytes: usize,
+}
+
+/// How instructions are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// One by one.
+    Interpret,
+    /// By host code where they run often. Where the host is not one that code is generated for, one by one.
+    Translate {
+        /// How many branches to an instruction are interpreted before it is translated, 254 at most; with 0, whatever is reached
+        /// is translated at once.
+        patience: u8,
+    },
+}
+
+impl Tier {
+    /// Making a unit takes about as long as interpreting it so many times.
+    const DEFAULT_PATIENCE: u8 = 40;
+}
+
+impl Default for Tier {
+    fn default() -> Self {
+        Self::Translate { patience: Self::DEFAULT_PATIENCE }
+    }
+}
+
+/// Not a tier.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not interpret, translate or translate=N, where N is 0 to 254")]
+pub struct UnknownTier(String);
+
+impl std::str::FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTier> {
+        let unknown = || UnknownTier(text.to_owned());
+        match text.split_once('=') {
+            None if text == "interpret" => Ok(Self::Interpret),
+            None if text == "translate" => Ok(Self::default()),
+            Some(("translate", patience)) => {
+                let patience = patience.parse().ok().filter(|patience| *patience < u8::MAX).ok_or_else(unknown)?;
+                Ok(Self::Translate { patience })
+            }
+            _ => Err(unknown()),
+        }
+    }
 }
 
 impl Default for SystemConfig {
     fn default() -> Self {
-        Self { vcpu_count: 1, gic: true, code_cache_bytes: 24 << 20 }
+        Self { vcpu_count: 1, gic: true, code_cache_bytes: 24 << 20, tier: Tier::default(), unit_bytes: 32 << 20 }
     }
 }
 
@@ -283,6 +333,16 @@ mod tests {
         line.obey_all(|message| seen.push(message));
         assert_eq!(seen, [Maintenance::AllTranslations, Maintenance::AllCode]);
         assert_eq!(line.pending.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn tiers_have_names() {
+        assert_eq!("interpret".parse(), Ok(Tier::Interpret));
+        assert_eq!("translate".parse(), Ok(Tier::default()));
+        assert_eq!("translate=0".parse(), Ok(Tier::Translate { patience: 0 }));
+        for wrong in ["", "fast", "translate=", "translate=255", "interpret=1"] {
+            assert_eq!(wrong.parse::<Tier>(), Err(UnknownTier(wrong.to_owned())));
+        }
     }
 
     #[test]

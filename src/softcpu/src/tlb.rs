@@ -29,23 +29,36 @@ const PAN_CLEAR: u64 = 1 << CONTEXT_SHIFT;
 const FIRST_CONTEXT: u64 = 0;
 const LAST_CONTEXT: u64 = 252;
 
-const DATA_ENTRIES: usize = 1024;
-const FETCH_ENTRIES: usize = 512;
+pub(crate) const DATA_ENTRIES: usize = 1024;
+pub(crate) const FETCH_ENTRIES: usize = 512;
 
+/// Read by generated code as well.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct DataEntry {
     /// Matches loads.
     pub read: u64,
     /// Matches stores.
     pub write: u64,
     pub page: HostPage,
-    va: u64,
-    span_log2: u8,
+    /// What a guest-virtual address in the page and the host's address of the same byte differ by.
+    pub addend: u64,
 }
 
+impl DataEntry {
+    /// The guest-virtual address of the page.
+    fn va(&self) -> u64 {
+        (if self.read == INVALID { self.write } else { self.read }) & PAGE_MASK
+    }
+}
+
+/// Read by generated code as well.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
 pub(crate) struct FetchEntry {
     pub tag: u64,
+    /// Address of the page's table of entries, zero while nothing is translated.
+    pub entries: usize,
     /// Index of the decoded page.
     pub code: u32,
     span_log2: u8,
@@ -61,11 +74,13 @@ pub(crate) struct Span {
 
 #[derive(Debug)]
 pub(crate) struct Tlb {
-    data: [Box<[DataEntry; DATA_ENTRIES]>; 2],
-    fetch: Box<[FetchEntry; FETCH_ENTRIES]>,
+    pub(crate) data: [Box<[DataEntry; DATA_ENTRIES]>; 2],
+    /// log2 of what the guest mapped, by entry of `data`.
+    spans: [Box<[u8; DATA_ENTRIES]>; 2],
+    pub(crate) fetch: Box<[FetchEntry; FETCH_ENTRIES]>,
     /// Tags by regime and half of the address space (bit 63), as [`Tlb::select`] set them.
-    contexts: [[u64; 2]; 2],
-    fetch_contexts: [u64; 2],
+    pub(crate) contexts: [[u64; 2]; 2],
+    pub(crate) fetch_contexts: [u64; 2],
     /// ASIDs by context, from `FIRST_CONTEXT` in steps of two.
     asids: Vec<u32>,
     /// The context of translations that are the same for every ASID.
@@ -132,10 +147,11 @@ impl BlockFilter {
 
 impl Tlb {
     pub fn new(nowhere: HostPage) -> Self {
-        let data = DataEntry { read: INVALID, write: INVALID, page: nowhere, va: 0, span_log2: 0 };
+        let data = DataEntry { read: INVALID, write: INVALID, page: nowhere, addend: 0 };
         let mut tlb = Self {
             data: [Box::new([data; DATA_ENTRIES]), Box::new([data; DATA_ENTRIES])],
-            fetch: Box::new([FetchEntry { tag: INVALID, code: 0, span_log2: 0 }; FETCH_ENTRIES]),
+            spans: [Box::new([0; DATA_ENTRIES]), Box::new([0; DATA_ENTRIES])],
+            fetch: Box::new([FetchEntry { tag: INVALID, entries: 0, code: 0, span_log2: 0 }; FETCH_ENTRIES]),
             contexts: [[0; 2]; 2],
             fetch_contexts: [0; 2],
             asids: vec![RETIRED],
@@ -179,16 +195,16 @@ impl Tlb {
             read: if read { tag } else { INVALID },
             write: if write { tag } else { INVALID },
             page,
-            va: va & PAGE_MASK,
-            span_log2: span.log2,
+            addend: (page.address() as u64).wrapping_sub(va & PAGE_MASK),
         };
+        self.spans[regime as usize][data_slot(va)] = span.log2;
     }
 
-    /// Remembers where the decoded instructions of `va` are.
-    pub fn insert_fetch(&mut self, va: u64, code: u32, span: Span) {
+    /// Remembers where the decoded instructions of `va` are, and the page's table of entries.
+    pub fn insert_fetch(&mut self, va: u64, code: u32, entries: usize, span: Span) {
         self.note(va, span);
         let tag = (va & PAGE_MASK) | self.fetch_contexts[half(va)];
-        self.fetch[fetch_slot(va)] = FetchEntry { tag, code, span_log2: span.log2 };
+        self.fetch[fetch_slot(va)] = FetchEntry { tag, entries, code, span_log2: span.log2 };
     }
 
     /// Sets the ASID of later accesses.
@@ -226,9 +242,11 @@ impl Tlb {
     /// Forgets the page at `va`, or the block it is part of, for every ASID.
     pub fn flush_page(&mut self, va: u64) {
         if self.blocks.may_contain(va) {
-            for entry in self.data.iter_mut().flat_map(|table| table.iter_mut()) {
-                if (entry.va ^ va) >> entry.span_log2.max(12) == 0 {
-                    (entry.read, entry.write) = (INVALID, INVALID);
+            for (table, spans) in self.data.iter_mut().zip(&self.spans) {
+                for (entry, span_log2) in table.iter_mut().zip(spans.iter()) {
+                    if (entry.va() ^ va) >> (*span_log2).max(12) == 0 {
+                        (entry.read, entry.write) = (INVALID, INVALID);
+                    }
                 }
             }
             for entry in self.fetch.iter_mut() {
@@ -240,7 +258,7 @@ impl Tlb {
         }
         for table in &mut self.data {
             let entry = &mut table[data_slot(va)];
-            if entry.va == va & PAGE_MASK {
+            if entry.va() == va & PAGE_MASK {
                 (entry.read, entry.write) = (INVALID, INVALID);
             }
         }
@@ -409,7 +427,7 @@ mod tests {
             assert!(!reads(&tlb, Regime::Kernel, high) && !reads(&tlb, Regime::User, 0x5000), "round {round}");
             tlb.insert_data(Regime::Kernel, high, page, true, true, Span { log2: 12, global: true });
             tlb.insert_data(Regime::User, 0x5000, page, true, true, PAGE);
-            tlb.insert_fetch(high, 1, Span { log2: 12, global: true });
+            tlb.insert_fetch(high, 1, 0, Span { log2: 12, global: true });
             tlb.flush();
             assert_eq!(tlb.fetch(high), None);
         }
@@ -457,7 +475,7 @@ mod tests {
         let (mut tlb, page, _memory) = tlb();
         let block = Span { log2: 21, global: false };
         tlb.insert_data(Regime::User, 0x20_5000, page, true, true, block);
-        tlb.insert_fetch(0x20_6000, 3, block);
+        tlb.insert_fetch(0x20_6000, 3, 0, block);
         tlb.flush_page(0x3f_f000);
         assert!(!reads(&tlb, Regime::User, 0x20_5000));
         assert_eq!(tlb.fetch(0x20_6000), None);
@@ -466,7 +484,7 @@ mod tests {
     #[test]
     fn fetches_of_el0_and_el1_are_apart() {
         let (mut tlb, _, _memory) = tlb();
-        tlb.insert_fetch(0x5000, 3, PAGE);
+        tlb.insert_fetch(0x5000, 3, 0, PAGE);
         assert_eq!(tlb.fetch(0x5ffc), Some(3));
         tlb.select_rights(false, true);
         assert_eq!(tlb.fetch(0x5ffc), None);

@@ -9,14 +9,16 @@ use minivmm_aarch64::esr::{self, ExceptionClass};
 use minivmm_aarch64::sysreg as id;
 
 use crate::Bus;
-use crate::code::{CodeCache, PAGE_INSNS};
+use crate::code::{CodeCache, CodePage, PAGE_INSNS, Translation};
 use crate::core::{Core, Counters, Trap};
 use crate::decode::decode;
 use crate::exception::PSTATE_IL;
 use crate::insn::Insn;
 use crate::interpret::{self, Stop};
 use crate::regs::Regs;
-use crate::system::{Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System};
+use crate::system::{Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System, Tier};
+use crate::translate::layout::{Exit as Left, Mode};
+use crate::translate::{Made, Translator};
 
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +54,26 @@ pub struct Vcpu {
     code: CodeCache,
     /// A page with one instruction at a time, for software step.
     scratch: Option<Box<CodeCache>>,
+    translator: Option<Translator>,
+    /// Translates whatever is reached.
+    at_once: bool,
+    /// The modes of EL1 and EL0 whose tables of entries the TLB leads to.
+    fetch_modes: [Option<Mode>; 2],
 }
 
 impl Vcpu {
     pub(crate) fn new(system: Arc<System>, index: u32) -> Self {
         let vcpus = usize::try_from(system.config().vcpu_count.max(1)).unwrap_or(1);
-        let code = CodeCache::new(system.config().code_cache_bytes / vcpus);
+        let (translator, patience) = match system.config().tier {
+            Tier::Interpret => (None, 0),
+            Tier::Translate { patience } => (Translator::new(system.config().unit_bytes / vcpus), patience),
+        };
+        let translation = translator.as_ref().map(|translator| Translation { miss: translator.miss(), patience });
+        let code = CodeCache::new(system.config().code_cache_bytes / vcpus, translation);
         system.line(index).bind_thread();
-        Self { core: Core::new(system, index), code, scratch: None }
+        let mut core = Core::new(system, index);
+        core.links.indirect = translator.as_ref().map_or(0, Translator::indirect);
+        Self { core, code, scratch: None, translator, at_once: patience == 0, fetch_modes: [None; 2] }
     }
 
     /// Runs guest instructions until the machine is needed. Waits for interrupts inside.
@@ -78,7 +92,7 @@ impl Vcpu {
             }
             let stop = self.execute(bus);
             match stop {
-                Stop::Attention => {}
+                Stop::Attention | Stop::Hot => {}
                 Stop::Fetch => {
                     if let Err(Trap) = self.fetch() {
                         self.core.take_pending_abort();
@@ -110,8 +124,117 @@ impl Vcpu {
         if core.pc & 3 != 0 {
             return Stop::Fetch;
         }
-        let Some(index) = core.tlb.fetch(core.pc) else { return Stop::Fetch };
-        if core.careful { self.execute_one(index, bus) } else { interpret::run(core, &self.code, index, bus) }
+        if core.careful {
+            return match core.tlb.fetch(core.pc) {
+                Some(index) => self.execute_one(index, bus),
+                None => Stop::Fetch,
+            };
+        }
+        if self.translator.is_some() && core.may_translate() {
+            self.execute_fast(bus)
+        } else {
+            self.execute_slowly(bus)
+        }
+    }
+
+    /// By tier 0.
+    fn execute_slowly(&mut self, bus: &dyn Bus) -> Stop {
+        match self.core.tlb.fetch(self.core.pc) {
+            Some(index) => match interpret::run(&mut self.core, &self.code, index, bus) {
+                Stop::Hot => Stop::Attention,
+                stop => stop,
+            },
+            None => Stop::Fetch,
+        }
+    }
+
+    /// By generated code where there is some.
+    fn execute_fast(&mut self, bus: &dyn Bus) -> Stop {
+        let mode = self.select_mode();
+        loop {
+            if self.core.pc & 3 != 0 {
+                return Stop::Fetch;
+            }
+            let Some(index) = self.core.tlb.fetch(self.core.pc) else { return Stop::Fetch };
+            let at = page_index(self.core.pc);
+            let (Some(page), Some(translator)) = (self.code.page(index), &self.translator) else { return Stop::Fetch };
+            let unit = page.entry(mode, at).filter(|(unit, _)| *unit != translator.miss());
+            if let Some((unit, entries)) = unit {
+                let before = self.core.retired;
+                let left = translator.enter(&mut self.core, bus, entries, unit);
+                self.core.counters.entered += 1;
+                self.core.counters.translated += self.core.retired - before;
+                match left {
+                    Left::Attention => return Stop::Attention,
+                    Left::Abort => return Stop::Abort,
+                    Left::Undefined => return Stop::Undefined,
+                    Left::Indirect => self.core.pc = crate::walk::canonical(self.core.sys.tcr, self.core.pc),
+                    Left::Interpret => match self.interpret_on(bus) {
+                        Stop::Hot => {
+                            self.translate(mode);
+                        }
+                        stop => return stop,
+                    },
+                    Left::Miss => {
+                        let at = page_index(self.core.pc);
+                        let index = self.core.tlb.fetch(self.core.pc);
+                        if index.and_then(|index| self.code.page(index)).is_some_and(|page| page.is_hot(at)) {
+                            self.translate(mode);
+                        }
+                    }
+                }
+                continue;
+            }
+            if self.at_once && self.translate(mode) {
+                continue;
+            }
+            match interpret::run(&mut self.core, &self.code, index, bus) {
+                Stop::Hot => {
+                    self.translate(mode);
+                }
+                stop => return stop,
+            }
+        }
+    }
+
+    /// The present mode. The TLB leads to the tables of one mode for each exception level.
+    fn select_mode(&mut self) -> Mode {
+        let mode = self.core.mode();
+        let selected = &mut self.fetch_modes[usize::from(mode.user)];
+        if selected.replace(mode) != Some(mode) {
+            self.core.tlb.flush_fetch();
+        }
+        mode
+    }
+
+    fn interpret_on(&mut self, bus: &dyn Bus) -> Stop {
+        match self.core.tlb.fetch(self.core.pc) {
+            Some(index) => interpret::run(&mut self.core, &self.code, index, bus),
+            None => Stop::Fetch,
+        }
+    }
+
+    /// Makes a unit of the instructions from the PC on; `true` if there is one now.
+    fn translate(&mut self, mode: Mode) -> bool {
+        let Some(index) = self.core.tlb.fetch(self.core.pc) else { return false };
+        let at = page_index(self.core.pc);
+        let is_there = |page: &CodePage, miss| page.entry(mode, at).is_some_and(|(unit, _)| unit != miss);
+        let miss = self.translator.as_ref().map_or(0, Translator::miss);
+        if self.code.page(index).is_some_and(|page| is_there(page, miss)) {
+            return true;
+        }
+        self.decode_ahead();
+        let (Some(page), Some(translator)) = (self.code.page(index), &mut self.translator) else { return false };
+        let made = translator.make(&page.insns[..], at, mode);
+        match made {
+            Made::At(address) => self.code.set_unit(index, mode, at, Some(address)),
+            Made::Not => self.code.set_unit(index, mode, at, None),
+            Made::Full => {
+                self.code.forget_units();
+                translator.forget_all();
+            }
+        }
+        matches!(made, Made::At(_))
     }
 
     /// Software step and breakpoints: one instruction, from a page that holds no other.
@@ -125,7 +248,7 @@ impl Vcpu {
             return Stop::Decode;
         }
         let mut scratch = self.scratch.take().unwrap_or_else(|| {
-            let mut cache = Box::new(CodeCache::new(0));
+            let mut cache = Box::new(CodeCache::new(0, None));
             let (page, _) = cache.page_at(0);
             (0..PAGE_INSNS).for_each(|slot| cache.set(page, slot, Insn::PageEnd));
             cache
@@ -241,7 +364,9 @@ impl Vcpu {
         if replaced {
             self.core.tlb.flush_fetch();
         }
-        self.core.tlb.insert_fetch(self.core.pc, index, translation.span);
+        let mode = self.select_mode();
+        let entries = self.code.entries(index, mode);
+        self.core.tlb.insert_fetch(self.core.pc, index, entries, translation.span);
         Ok(())
     }
 
@@ -330,7 +455,16 @@ impl Vcpu {
     /// What this vCPU did so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { instructions: self.core.retired, ..self.core.counters }
+        let counters = Counters { instructions: self.core.retired, ..self.core.counters };
+        match &self.translator {
+            Some(translator) => Counters {
+                units: translator.units,
+                unit_bytes: translator.bytes() as u64,
+                unit_flushes: translator.flushes,
+                ..counters
+            },
+            None => counters,
+        }
     }
 }
 

@@ -6,10 +6,16 @@
 use std::sync::{Arc, Mutex};
 
 use minivmm_aarch64::{SysReg, sysreg};
-use minivmm_softcpu::{Bus, Exit, HostMemory, Permissions, System, SystemConfig, Timer, Vcpu};
+use minivmm_softcpu::{Bus, Exit, HostMemory, Permissions, System, SystemConfig, Tier, Timer, Vcpu};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::assembler::{Assembler, Width};
+
+/// These tests are built twice, under two names: `architecture` for tier 0, `architecture_translated` (a link to the same folder) for
+/// generated code, made of everything that is reached.
+fn tier() -> Tier {
+    if env!("CARGO_CRATE_NAME").ends_with("translated") { Tier::Translate { patience: 0 } } else { Tier::Interpret }
+}
 
 /// Guest-physical layout.
 pub const RAM: u64 = 0x8000_0000;
@@ -388,7 +394,7 @@ impl Machine {
 
     fn build(vcpus: u32, granule: Granule, t0sz: u32, t1sz: u32, tcr: u64, paged: bool) -> Self {
         let memory = Memory::new();
-        let system = System::new(SystemConfig { vcpu_count: vcpus, ..SystemConfig::default() });
+        let system = System::new(SystemConfig { vcpu_count: vcpus, tier: tier(), ..SystemConfig::default() });
         let ram = HostMemory::from_mmap(Arc::clone(&memory.region)).expect("page-aligned");
         system.map(RAM, ram, Permissions::ALL).expect("nothing else is mapped");
         for offset in (0..0x800).step_by(0x80) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minivmm_aarch64::SysReg;
 use minivmm_aarch64::esr::class_of;
 use minivmm_aarch64::sysreg as id;
-use minivmm_softcpu::{Bus, Exit, HostMemory, Permissions, System, SystemConfig, Timer, Vcpu};
+use minivmm_softcpu::{Bus, Exit, HostMemory, Permissions, System, SystemConfig, Tier, Timer, Vcpu};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::case::Case;
@@ -15,6 +15,12 @@ use crate::state::{
     BRK, CODE_BASE, CODE_BYTES, DATA_BASE, MEMORY_BYTES, Outcome, PAGE_BYTES, READ_ONLY_BASE, State, Stop, WINDOWS,
     untagged,
 };
+
+/// These tests are built twice, under two names: `differential` for tier 0, `differential_translated` (a link to the same folder) for
+/// generated code, made of everything that is reached.
+fn tier() -> Tier {
+    if env!("CARGO_CRATE_NAME").ends_with("translated") { Tier::Translate { patience: 0 } } else { Tier::Interpret }
+}
 
 /// Where translation tables and vectors are, in guest-physical memory.
 const SYSTEM_BASE: u64 = 0x8000_0000;
@@ -77,7 +83,7 @@ pub struct Subject {
 impl Subject {
     /// A processor whose tables are built and whose memory is clear.
     pub fn new() -> Self {
-        let system = System::new(SystemConfig::default());
+        let system = System::new(SystemConfig { tier: tier(), ..SystemConfig::default() });
         let map = |ipa: u64, bytes: u64| {
             let region = Arc::new(MmapRegion::new(bytes as usize).expect("memory for the test"));
             let memory = HostMemory::from_mmap(Arc::clone(&region)).expect("regions are aligned to pages");

@@ -1,0 +1,220 @@
+//! Branches, and how a unit is left.
+
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
+
+use super::flags::{Flags, HostCondition};
+use super::registers::{Host, Snapshot};
+use super::{Emitter, Flow, asm, layout};
+use crate::code::PAGE_INSNS;
+use crate::insn::Insn;
+use crate::translate::layout::Exit;
+
+/// Where a unit goes when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The instruction this far from the start of the page, maybe in another one.
+    Offset(i64),
+    /// To tier 0, which looks around first, before the unit's first instruction.
+    Attention,
+    /// To tier 0, which executes the instruction at this index of the page itself.
+    Interpreter(usize),
+}
+
+/// A way out of the unit that is emitted behind it.
+#[derive(Debug)]
+pub(super) struct SideExit {
+    label: DynamicLabel,
+    snapshot: Snapshot,
+    /// The host's flags hold the guest's.
+    flags: Flags,
+    /// Instructions that have run.
+    done: i32,
+    target: Target,
+}
+
+impl SideExit {
+    /// Before anything has run.
+    pub fn attention(label: DynamicLabel) -> Self {
+        Self { label, snapshot: Snapshot::default(), flags: Flags::InMemory, done: 0, target: Target::Attention }
+    }
+}
+
+impl Emitter<'_> {
+    pub(super) fn branch(&mut self, insn: Insn) -> Option<Flow> {
+        let here = Self::offset(self.at);
+        let to = |off: i32| i64::from(here) + i64::from(off);
+        match insn {
+            Insn::B { off } => {
+                self.leave(to(off));
+                Some(Flow::End)
+            }
+            Insn::Bl { off } => {
+                let link = self.write(30);
+                asm!(self ; lea Rq(link), [rsi + here + 4]);
+                self.leave(to(off));
+                Some(Flow::End)
+            }
+            Insn::BCond { cond, off } => {
+                let condition = self.condition(cond);
+                self.side_exit(condition, to(off));
+                // Those that stay may still need the flags.
+                if let Flags::InHost(setter) = self.flags {
+                    self.flags_set(setter);
+                }
+                Some(Flow::Next)
+            }
+            Insn::Cbz64 { t, off } => self.compare_branch(t, true, EQUAL, to(off)),
+            Insn::Cbnz64 { t, off } => self.compare_branch(t, true, NOT_EQUAL, to(off)),
+            Insn::Cbz32 { t, off } => self.compare_branch(t, false, EQUAL, to(off)),
+            Insn::Cbnz32 { t, off } => self.compare_branch(t, false, NOT_EQUAL, to(off)),
+            Insn::Tbz { t, bit, off } => self.test_branch(t, bit, NO_CARRY, to(off)),
+            Insn::Tbnz { t, bit, off } => self.test_branch(t, bit, CARRY, to(off)),
+            Insn::Br { n } | Insn::Ret { n } => {
+                let target = self.read(n);
+                self.leave_to_register(target);
+                Some(Flow::End)
+            }
+            Insn::Blr { n } => {
+                let target = self.read(n);
+                asm!(self ; mov rax, Rq(target));
+                let link = self.write(30);
+                asm!(self ; lea Rq(link), [rsi + here + 4]);
+                self.leave_to_register(0);
+                Some(Flow::End)
+            }
+            _ => None,
+        }
+    }
+
+    fn compare_branch(&mut self, t: u8, wide: bool, condition: HostCondition, target: i64) -> Option<Flow> {
+        let t = self.read(t);
+        if wide {
+            asm!(self ; test Rq(t), Rq(t));
+        } else {
+            asm!(self ; test Rd(t), Rd(t));
+        }
+        self.side_exit(condition, target);
+        Some(Flow::Next)
+    }
+
+    #[expect(clippy::cast_possible_wrap, reason = "below 64")]
+    fn test_branch(&mut self, t: u8, bit: u8, condition: HostCondition, target: i64) -> Option<Flow> {
+        let t = self.read(t);
+        asm!(self ; bt Rq(t), (bit & 63) as i8);
+        self.side_exit(condition, target);
+        Some(Flow::Next)
+    }
+
+    /// Leaves behind the present instruction if `condition` holds.
+    fn side_exit(&mut self, condition: HostCondition, target: i64) {
+        let label = self.ops.new_dynamic_label();
+        self.jump_if(condition, label);
+        let done = self.done_before(self.at + 1);
+        let exit = SideExit {
+            label,
+            snapshot: self.registers.snapshot(),
+            flags: self.flags,
+            done,
+            target: Target::Offset(target),
+        };
+        self.exits.push(exit);
+    }
+
+    /// Before the present instruction, jumps to tier 0, which executes it, if `condition` holds.
+    pub(super) fn leave_to_interpreter_if(&mut self, condition: HostCondition) {
+        let label = self.ops.new_dynamic_label();
+        self.jump_if(condition, label);
+        let exit = SideExit {
+            label,
+            snapshot: self.registers.snapshot(),
+            flags: Flags::InMemory,
+            done: self.done_before(self.at),
+            target: Target::Interpreter(self.at),
+        };
+        self.exits.push(exit);
+    }
+
+    /// Leaves behind the present instruction.
+    fn leave(&mut self, target: i64) {
+        let snapshot = self.registers.snapshot();
+        self.store_dirty(&snapshot);
+        self.count(self.done_before(self.at + 1));
+        self.go(Target::Offset(target));
+    }
+
+    /// Leaves before the instruction `index` of the page; all before `done` have run.
+    pub(super) fn leave_to(&mut self, index: usize, done: usize) {
+        let snapshot = self.registers.snapshot();
+        self.store_dirty(&snapshot);
+        self.count(self.done_before(done));
+        self.go(Target::Offset(Self::offset(index).into()));
+    }
+
+    fn leave_to_register(&mut self, target: Host) {
+        if target != 0 {
+            asm!(self ; mov rax, Rq(target));
+        }
+        let snapshot = self.registers.snapshot();
+        self.store_dirty(&snapshot);
+        self.count(self.done_before(self.at + 1));
+        asm!(self ; jmp QWORD [rdi + layout::INDIRECT]);
+    }
+
+    /// Counts instructions. Changes the host's flags.
+    pub(super) fn count(&mut self, instructions: i32) {
+        if instructions != 0 {
+            asm!(self ; add QWORD [rdi + layout::RETIRED], instructions);
+        }
+    }
+
+    fn go(&mut self, target: Target) {
+        match target {
+            Target::Attention => self.return_at(Self::offset(self.first), Exit::Attention),
+            Target::Interpreter(index) => self.return_at(Self::offset(index), Exit::Interpret),
+            Target::Offset(offset) => match usize::try_from(offset >> 2) {
+                Ok(index) if index == self.first => asm!(self ; jmp =>self.start),
+                Ok(index) if index < PAGE_INSNS => {
+                    let entry = Self::offset(index) * 2;
+                    asm!(self ; mov ecx, Self::offset(index) ; jmp QWORD [rdx + entry]);
+                }
+                _ => {
+                    match i32::try_from(offset) {
+                        Ok(offset) => asm!(self ; lea rax, [rsi + offset]),
+                        Err(_) => {
+                            self.constant(0, offset.cast_unsigned());
+                            asm!(self ; add rax, rsi);
+                        }
+                    }
+                    asm!(self ; jmp QWORD [rdi + layout::INDIRECT]);
+                }
+            },
+        }
+    }
+
+    /// Goes back to Rust with the PC this far from the start of the page.
+    pub(super) fn return_at(&mut self, offset: i32, exit: Exit) {
+        asm!(self
+            ; lea rax, [rsi + offset]
+            ; mov [rdi + layout::PC], rax
+            ; mov eax, exit as i32
+            ; ret
+        );
+    }
+
+    pub(super) fn emit_exits(&mut self) {
+        for exit in std::mem::take(&mut self.exits) {
+            asm!(self ; =>exit.label);
+            self.store_dirty(&exit.snapshot);
+            if let Flags::InHost(setter) = exit.flags {
+                self.emit_store_flags(setter);
+            }
+            self.count(exit.done);
+            self.go(exit.target);
+        }
+    }
+}
+
+const CARRY: HostCondition = 2;
+const NO_CARRY: HostCondition = 3;
+const EQUAL: HostCondition = 4;
+const NOT_EQUAL: HostCondition = 5;

@@ -1,0 +1,327 @@
+//! Loads and stores of general-purpose and vector registers.
+//!
+//! The translation is looked up in line. What the table does not know, and whatever else is not ordinary memory, is left to tier 0's
+//! implementation of the whole instruction: registers go to memory, it runs, and registers come back.
+
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
+
+use super::registers::{Host, Snapshot};
+use super::{Emitter, Flow, asm, layout};
+use crate::insn::{Access, Index, Insn};
+use crate::regs::SP;
+use crate::translate::layout::Exit;
+
+/// `NZ`.
+const NOT_ZERO: u8 = 5;
+const R11: Host = 11;
+
+/// An access that the table of translations did not know, emitted behind the unit.
+#[derive(Debug)]
+pub(super) struct Miss {
+    label: DynamicLabel,
+    back: DynamicLabel,
+    /// As the instruction found the registers.
+    before: Snapshot,
+    /// As it leaves them.
+    after: Snapshot,
+    at: usize,
+}
+
+/// Where the address of an access comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Address {
+    Base { n: u8, imm: i32, index: Index },
+    Register { n: u8, m: u8, option: u8, amount: u8 },
+    Literal { off: i32 },
+}
+
+/// What an access does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Transfer {
+    One { access: Access, t: u8 },
+    Pair { access: Access, t: u8, t2: u8 },
+    Vector { load: bool, size_log2: u8, t: u8 },
+    VectorPair { load: bool, size_log2: u8, t: u8, t2: u8 },
+}
+
+impl Transfer {
+    fn bytes(self) -> i32 {
+        match self {
+            Self::One { access, .. } => size(access),
+            Self::Pair { access, .. } => 2 * size(access),
+            Self::Vector { size_log2, .. } => 1 << size_log2,
+            Self::VectorPair { size_log2, .. } => 2 << size_log2,
+        }
+    }
+
+    fn is_store(self) -> bool {
+        match self {
+            Self::One { access, .. } | Self::Pair { access, .. } => is_store(access),
+            Self::Vector { load, .. } | Self::VectorPair { load, .. } => !load,
+        }
+    }
+}
+
+fn size(access: Access) -> i32 {
+    match access {
+        Access::Store8 | Access::Load8 | Access::LoadS8To64 | Access::LoadS8To32 => 1,
+        Access::Store16 | Access::Load16 | Access::LoadS16To64 | Access::LoadS16To32 => 2,
+        Access::Store32 | Access::Load32 | Access::LoadS32To64 => 4,
+        Access::Store64 | Access::Load64 => 8,
+    }
+}
+
+fn is_store(access: Access) -> bool {
+    matches!(access, Access::Store8 | Access::Store16 | Access::Store32 | Access::Store64)
+}
+
+const fn base(n: u8, imm: i32) -> Address {
+    Address::Base { n, imm, index: Index::Offset }
+}
+
+/// Address and transfer of an instruction of general-purpose registers.
+fn access(insn: Insn) -> Option<(Address, Transfer)> {
+    let one = |access, t| Transfer::One { access, t };
+    let scaled = |n, m, amount| Address::Register { n, m, option: 3, amount };
+    Some(match insn {
+        Insn::Ldr64 { t, n, imm } => (base(n, imm), one(Access::Load64, t)),
+        Insn::Ldr32 { t, n, imm } => (base(n, imm), one(Access::Load32, t)),
+        Insn::Ldr16 { t, n, imm } => (base(n, imm), one(Access::Load16, t)),
+        Insn::Ldr8 { t, n, imm } => (base(n, imm), one(Access::Load8, t)),
+        Insn::Ldrsw { t, n, imm } => (base(n, imm), one(Access::LoadS32To64, t)),
+        Insn::Str64 { t, n, imm } => (base(n, imm), one(Access::Store64, t)),
+        Insn::Str32 { t, n, imm } => (base(n, imm), one(Access::Store32, t)),
+        Insn::Str16 { t, n, imm } => (base(n, imm), one(Access::Store16, t)),
+        Insn::Str8 { t, n, imm } => (base(n, imm), one(Access::Store8, t)),
+        Insn::Ldr64Lsl { t, n, m, amount } => (scaled(n, m, amount), one(Access::Load64, t)),
+        Insn::Ldr32Lsl { t, n, m, amount } => (scaled(n, m, amount), one(Access::Load32, t)),
+        Insn::Ldr8Lsl { t, n, m } => (scaled(n, m, 0), one(Access::Load8, t)),
+        Insn::Str64Lsl { t, n, m, amount } => (scaled(n, m, amount), one(Access::Store64, t)),
+        Insn::Ldst { access, index, t, n, imm } => (Address::Base { n, imm, index }, one(access, t)),
+        Insn::LdstReg { access, t, n, m, option, amount } => {
+            (Address::Register { n, m, option, amount }, one(access, t))
+        }
+        Insn::LdrLiteral { access, t, off } => (Address::Literal { off }, one(access, t)),
+        Insn::Ldp64 { t, t2, n, imm } => (base(n, imm), Transfer::Pair { access: Access::Load64, t, t2 }),
+        Insn::Stp64 { t, t2, n, imm } => (base(n, imm), Transfer::Pair { access: Access::Store64, t, t2 }),
+        Insn::StpPre64 { t, t2, n, imm } => {
+            (Address::Base { n, imm, index: Index::Pre }, Transfer::Pair { access: Access::Store64, t, t2 })
+        }
+        Insn::LdpPost64 { t, t2, n, imm } => {
+            (Address::Base { n, imm, index: Index::Post }, Transfer::Pair { access: Access::Load64, t, t2 })
+        }
+        Insn::Pair { access, index, t, t2, n, imm } => {
+            (Address::Base { n, imm, index }, Transfer::Pair { access, t, t2 })
+        }
+        _ => return None,
+    })
+}
+
+impl Emitter<'_> {
+    /// `None` for what is no load or store of general-purpose registers.
+    pub(super) fn memory(&mut self, insn: Insn) -> Option<Flow> {
+        let (address, transfer) = access(insn)?;
+        if let (Address::Base { n, index: Index::Pre | Index::Post, .. }, false) = (address, transfer.is_store()) {
+            // Constrained unpredictable (Arm ARM K1.2.2): tier 0 decides what it means.
+            let overlap = match transfer {
+                Transfer::One { t, .. } => t == n,
+                Transfer::Pair { t, t2, .. } => t == n || t2 == n,
+                _ => false,
+            };
+            if overlap {
+                return None;
+            }
+        }
+        self.access(address, transfer);
+        Some(Flow::Next)
+    }
+
+    /// A load or store, its look-up, and the way around it.
+    pub(super) fn access(&mut self, address: Address, transfer: Transfer) {
+        self.address(address);
+        // Values to store are read before the fork, so that both ways find the registers alike.
+        let stored = match transfer {
+            Transfer::One { access, t } if is_store(access) => [Some(self.read(t)), None],
+            Transfer::Pair { access, t, t2 } if is_store(access) => [Some(self.read(t)), Some(self.read(t2))],
+            _ => [None, None],
+        };
+        let before = self.registers.snapshot();
+        let loaded = self.loaded_registers(transfer);
+        let label = self.ops.new_dynamic_label();
+        self.look_up(transfer.bytes(), !transfer.is_store(), label);
+        self.transfer(transfer, stored, loaded);
+        self.write_back(address);
+        let back = self.ops.new_dynamic_label();
+        asm!(self ; =>back);
+        let after = self.registers.snapshot();
+        self.misses.push(Miss { label, back, before, after, at: self.at });
+    }
+
+    /// Host registers that a load fills. Whatever gives way for them is stored before the fork.
+    fn loaded_registers(&mut self, transfer: Transfer) -> [Option<Host>; 2] {
+        match transfer {
+            Transfer::One { access, t } if !is_store(access) => [Some(self.write(t)), None],
+            Transfer::Pair { access, t, t2 } if !is_store(access) => [Some(self.write(t)), Some(self.write(t2))],
+            _ => [None, None],
+        }
+    }
+
+    /// `r11 =` the address. Leaves to tier 0 where SP must be aligned and is not.
+    fn address(&mut self, address: Address) {
+        match address {
+            Address::Base { n, imm, index } => {
+                let host = self.base(n);
+                match index {
+                    Index::Post => asm!(self ; mov r11, Rq(host)),
+                    _ => asm!(self ; lea r11, [Rq(host) + imm]),
+                }
+            }
+            Address::Register { n, m, option, amount } => {
+                let (n, m) = (self.base(n), self.read(m));
+                if option & 3 == 3 && amount & 7 <= 3 {
+                    match amount & 7 {
+                        0 => asm!(self ; lea r11, [Rq(n) + Rq(m)]),
+                        1 => asm!(self ; lea r11, [Rq(n) + Rq(m) * 2]),
+                        2 => asm!(self ; lea r11, [Rq(n) + Rq(m) * 4]),
+                        _ => asm!(self ; lea r11, [Rq(n) + Rq(m) * 8]),
+                    }
+                } else {
+                    self.extended(R11, m, option, amount);
+                    asm!(self ; add r11, Rq(n));
+                }
+            }
+            Address::Literal { off } => {
+                let off = Self::offset(self.at).wrapping_add(off);
+                asm!(self ; lea r11, [rsi + off]);
+            }
+        }
+    }
+
+    fn base(&mut self, n: u8) -> Host {
+        let host = self.read(n);
+        if n == SP && self.mode.check_sp && !self.sp_aligned {
+            asm!(self ; test Rb(host), 15);
+            self.leave_to_interpreter_if(NOT_ZERO);
+            self.sp_aligned = true;
+        }
+        host
+    }
+
+    /// Turns the guest-virtual address in r11 into the host's, or jumps to `miss`. Changes rax, rcx and the host's flags.
+    fn look_up(&mut self, bytes: i32, load: bool, miss: DynamicLabel) {
+        let tag = if load { layout::ENTRY_READ } else { layout::ENTRY_WRITE };
+        asm!(self
+            ; mov eax, r11d
+            ; shr eax, 7
+            ; and eax, layout::DATA_SLOT_MASK
+            ; add rax, [rdi + layout::data_table(self.mode.user)]
+            // The last byte decides: an access across two pages finds no tag, or the second page's, whose base is not the first's.
+            ; lea rcx, [r11 + (bytes - 1)]
+            ; and rcx, layout::PAGE_MASK
+            ; or rcx, [rdi + layout::data_context(self.mode.user)]
+            ; cmp rcx, [rax + tag]
+            ; jne =>miss
+            ; add r11, [rax + layout::ENTRY_ADDEND]
+        );
+    }
+
+    fn transfer(&mut self, transfer: Transfer, stored: [Option<Host>; 2], loaded: [Option<Host>; 2]) {
+        match transfer {
+            Transfer::One { access, .. } => {
+                if let Some(host) = stored[0].or(loaded[0]) {
+                    self.transfer_one(access, host, 0);
+                }
+            }
+            Transfer::Pair { access, .. } => {
+                if let ([Some(first), Some(second)], _) | (_, [Some(first), Some(second)]) = (stored, loaded) {
+                    self.transfer_one(access, first, 0);
+                    self.transfer_one(access, second, size(access));
+                }
+            }
+            Transfer::Vector { load, size_log2, t } => self.transfer_vector(load, size_log2, t, 0),
+            Transfer::VectorPair { load, size_log2, t, t2 } => {
+                self.transfer_vector(load, size_log2, t, 0);
+                self.transfer_vector(load, size_log2, t2, 1 << size_log2);
+            }
+        }
+    }
+
+    fn transfer_one(&mut self, access: Access, host: Host, at: i32) {
+        match access {
+            Access::Store8 => asm!(self ; mov [r11 + at], Rb(host)),
+            Access::Store16 => asm!(self ; mov [r11 + at], Rw(host)),
+            Access::Store32 => asm!(self ; mov [r11 + at], Rd(host)),
+            Access::Store64 => asm!(self ; mov [r11 + at], Rq(host)),
+            Access::Load8 => asm!(self ; movzx Rd(host), BYTE [r11 + at]),
+            Access::Load16 => asm!(self ; movzx Rd(host), WORD [r11 + at]),
+            Access::Load32 => asm!(self ; mov Rd(host), [r11 + at]),
+            Access::Load64 => asm!(self ; mov Rq(host), [r11 + at]),
+            Access::LoadS8To64 => asm!(self ; movsx Rq(host), BYTE [r11 + at]),
+            Access::LoadS16To64 => asm!(self ; movsx Rq(host), WORD [r11 + at]),
+            Access::LoadS32To64 => asm!(self ; movsxd Rq(host), DWORD [r11 + at]),
+            Access::LoadS8To32 => asm!(self ; movsx Rd(host), BYTE [r11 + at]),
+            Access::LoadS16To32 => asm!(self ; movsx Rd(host), WORD [r11 + at]),
+        }
+    }
+
+    fn write_back(&mut self, address: Address) {
+        let Address::Base { n, imm, index: Index::Pre | Index::Post } = address else { return };
+        let keeps_alignment = self.sp_aligned && imm % 16 == 0;
+        let from = self.read(n);
+        let to = self.write(n);
+        if from == to {
+            asm!(self ; add Rq(to), imm);
+        } else {
+            asm!(self ; lea Rq(to), [Rq(from) + imm]);
+        }
+        self.sp_aligned = if n == SP { keeps_alignment } else { self.sp_aligned };
+    }
+
+    pub(super) fn emit_misses(&mut self) {
+        for miss in std::mem::take(&mut self.misses) {
+            asm!(self ; =>miss.label);
+            self.store_dirty(&miss.before);
+            self.call_tier_0(miss.at);
+            for held in miss.after.all() {
+                self.load_register(held.host, held.guest);
+            }
+            asm!(self ; jmp =>miss.back);
+        }
+    }
+
+    /// Lets tier 0 execute the instruction `at` of the page; goes back to Rust if it traps. All registers are in memory.
+    fn call_tier_0(&mut self, at: usize) {
+        let not_executed = self.ops.new_dynamic_label();
+        let done = self.ops.new_dynamic_label();
+        // Decoded pages are never moved, and not changed while a unit runs.
+        let insn = self.insns.get(at).map_or(0, |insn| std::ptr::from_ref(insn).expose_provenance());
+        asm!(self ; lea rax, [rsi + Self::offset(at)] ; mov [rdi + layout::PC], rax ; push rdi ; push rsi ; push rdx);
+        self.constant(6, insn as u64);
+        asm!(self
+            ; call QWORD [rdi + layout::EXECUTE]
+            ; pop rdx
+            ; pop rsi
+            ; pop rdi
+            ; cmp eax, layout::DONE
+            ; je =>done
+            ; cmp eax, Exit::Interpret as i32
+            ; je =>not_executed
+        );
+        self.count(self.done_before(at + 1));
+        asm!(self ; ret ; =>not_executed);
+        self.count(self.done_before(at));
+        asm!(self ; ret ; =>done);
+    }
+
+    /// Executes the present instruction by a call of tier 0.
+    pub(super) fn call_for_present(&mut self) {
+        let snapshot = self.registers.snapshot();
+        self.store_dirty(&snapshot);
+        self.registers.stored();
+        self.call_tier_0(self.at);
+        for held in snapshot.all() {
+            self.load_register(held.host, held.guest);
+        }
+        self.sp_aligned = false;
+    }
+}

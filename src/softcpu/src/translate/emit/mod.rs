@@ -1,0 +1,216 @@
+//! The warm tier: one pass over decoded instructions that writes x86-64 code as it goes.
+//!
+//! A *unit* is a straight run of instructions from a branch target to the next unconditional branch; conditional branches leave it at the
+//! side. Guest registers stay in host registers from the first use to the end of the unit, flags in the host's flags
+//! from the instruction that sets them to the one behind it. Nothing is optimized further: making a unit costs about as
+//! much as interpreting it a few hundred times.
+//!
+//! Host registers while a unit runs: rdi the `Core`, rsi the guest-virtual address of the page, rdx the page's table of entries; rax, rcx
+//! and r11 are scratch; the rest holds guest registers (see `registers`). A unit is entered by a jump and left by one; `ret` goes back to
+//! Rust with an [`Exit`](super::Exit) in eax.
+
+// dynasm! converts every register number, also one that has the right type already.
+#![expect(clippy::useless_conversion, reason = "in the expansion of dynasm!")]
+
+mod branch;
+mod flags;
+mod integer;
+mod memory;
+mod registers;
+pub(super) mod stubs;
+mod vector;
+
+use dynasmrt::x64::X64Relocation;
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
+
+use self::branch::SideExit;
+use self::flags::Flags;
+use self::memory::Miss;
+use self::registers::{Action, Host, Registers, Snapshot};
+use super::LONGEST_UNIT;
+use super::layout::{self, Mode};
+use crate::code::PAGE_INSNS;
+use crate::insn::Insn;
+use crate::regs::{SP, ZERO};
+
+/// Emits `; ...` into the unit.
+macro_rules! asm {
+    ($emitter:ident ; $($code:tt)*) => {
+        dynasmrt::dynasm!($emitter.ops ; .arch x64 ; $($code)*)
+    };
+}
+use asm;
+
+pub(super) struct Emitter<'a> {
+    ops: VecAssembler<X64Relocation>,
+    mode: Mode,
+    insns: &'a [Insn],
+    /// Index in the page of the unit's first instruction.
+    first: usize,
+    /// Index in the page of the present instruction.
+    at: usize,
+    registers: Registers,
+    actions: Vec<Action>,
+    /// Where guest flags are.
+    flags: Flags,
+    /// SP was found aligned, and has changed by multiples of 16 only.
+    sp_aligned: bool,
+    start: DynamicLabel,
+    exits: Vec<SideExit>,
+    misses: Vec<Miss>,
+}
+
+/// What becomes of a unit behind an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// It goes on.
+    Next,
+    /// It ends here.
+    End,
+}
+
+/// Makes a unit from the instruction at `first` of a page on: code that runs at any address, and refers to `insns` where it needs tier 0.
+/// `None` where not even the first instruction can be translated.
+pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Vec<u8>> {
+    let mut ops = VecAssembler::new(0);
+    let start = ops.new_dynamic_label();
+    let mut emitter = Emitter {
+        ops,
+        mode,
+        insns,
+        first,
+        at: first,
+        registers: Registers::new(),
+        actions: Vec::new(),
+        flags: Flags::InMemory,
+        sp_aligned: false,
+        start,
+        exits: Vec::new(),
+        misses: Vec::new(),
+    };
+    emitter.unit()?;
+    emitter.ops.finalize().ok()
+}
+
+impl Emitter<'_> {
+    fn unit(&mut self) -> Option<()> {
+        self.prologue();
+        loop {
+            let insn = self.insns.get(self.at).copied()?;
+            self.registers.next_instruction();
+            match self.instruction(insn) {
+                // Not ours: tier 0 goes on from here.
+                None if self.at == self.first => return None,
+                None => {
+                    self.store_flags();
+                    self.leave_to(self.at, self.at);
+                    break;
+                }
+                Some(Flow::End) => {
+                    self.at += 1;
+                    break;
+                }
+                Some(Flow::Next) => self.at += 1,
+            }
+            if self.at == PAGE_INSNS || self.at - self.first == LONGEST_UNIT {
+                self.store_flags();
+                self.leave_to(self.at, self.at);
+                break;
+            }
+        }
+        self.emit_exits();
+        self.emit_misses();
+        Some(())
+    }
+
+    /// Looks for interrupts, kicks and the clock. Jumped to again by a loop that is one unit.
+    fn prologue(&mut self) {
+        let attention = self.ops.new_dynamic_label();
+        asm!(self
+            ; =>self.start
+            ; mov rax, [rdi + layout::RETIRED]
+            ; cmp rax, [rdi + layout::POLL_AT]
+            ; jae =>attention
+            ; mov rax, [rdi + layout::PENDING]
+            ; mov eax, [rax]
+            ; test eax, [rdi + layout::ATTENTION]
+            ; jnz =>attention
+        );
+        self.exits.push(SideExit::attention(attention));
+    }
+
+    fn instruction(&mut self, insn: Insn) -> Option<Flow> {
+        if let Some(flow) = self.integer(insn).or_else(|| self.memory(insn)).or_else(|| self.vector(insn)) {
+            return Some(flow);
+        }
+        self.branch(insn)
+    }
+
+    /// Bytes from the start of the page to the instruction `index`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "an offset in a page")]
+    fn offset(index: usize) -> i32 {
+        (index * 4) as i32
+    }
+
+    /// How many instructions of the unit have run when the one at `index` of the page is next.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "an index in a page")]
+    fn done_before(&self, index: usize) -> i32 {
+        (index - self.first) as i32
+    }
+
+    fn read(&mut self, guest: u8) -> Host {
+        let host = self.registers.read(guest, &mut self.actions);
+        self.act();
+        host
+    }
+
+    fn write(&mut self, guest: u8) -> Host {
+        if guest == SP {
+            self.sp_aligned = false;
+        }
+        let host = self.registers.write(guest, &mut self.actions);
+        self.act();
+        host
+    }
+
+    /// Loads and stores that the allocation asks for. Changes no host flags.
+    fn act(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Store(held) => self.store_register(held.host, held.guest),
+                Action::Load { host, guest } => self.load_register(host, guest),
+            }
+        }
+    }
+
+    fn store_register(&mut self, host: Host, guest: u8) {
+        asm!(self ; mov [rdi + layout::register(guest)], Rq(host));
+    }
+
+    fn load_register(&mut self, host: Host, guest: u8) {
+        if guest == ZERO {
+            asm!(self ; mov Rd(host), 0);
+        } else {
+            asm!(self ; mov Rq(host), [rdi + layout::register(guest)]);
+        }
+    }
+
+    /// Stores what `snapshot` says is newer than memory. Changes no host flags.
+    fn store_dirty(&mut self, snapshot: &Snapshot) {
+        for held in snapshot.dirty() {
+            self.store_register(held.host, held.guest);
+        }
+    }
+
+    /// `rax = value` in the shortest form. Changes no host flags.
+    fn constant(&mut self, host: Host, value: u64) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "tested just before")]
+        if u32::try_from(value).is_ok() {
+            asm!(self ; mov Rd(host), value as i32);
+        } else if i32::try_from(value.cast_signed()).is_ok() {
+            asm!(self ; mov Rq(host), value as i32);
+        } else {
+            asm!(self ; mov Rq(host), QWORD value as i64);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The translating tiers: guest code that runs often becomes host code.
+//!
+//! Tier 0 counts how often each branch target is reached. One that is reached often enough becomes a *unit* of host code (see `emit`), whose
+//! address goes into the page's table of entries; a unit jumps to the next one through these tables, within a page directly, to another
+//! page through the TLB of instruction fetches. Where there is no unit, the table leads back to Rust, and tier 0 goes on.
+//!
+//! Everything here belongs to one vCPU and its thread. Units live as long as the decoded instructions that they were made from:
+//! whoever forgets those, clears the entries.
+
+pub(crate) mod layout;
+pub(crate) mod tier0;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod code_memory;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod emit;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod translator;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "unavailable.rs"]
+mod translator;
+
+pub(crate) use self::translator::Translator;
+
+/// Instructions in a unit at most: what runs between two looks for interrupts.
+pub(crate) const LONGEST_UNIT: usize = 128;
+
+/// What became of an attempt to make a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// It runs at this address.
+    At(usize),
+    /// The instruction is not one that is translated.
+    Not,
+    /// The memory for code is full.
+    Full,
+}

@@ -1,0 +1,85 @@
+//! The translator of one vCPU on hosts that code is generated for.
+
+use super::code_memory::CodeMemory;
+use super::emit;
+use super::layout::{Exit, Mode};
+use super::{Made, tier0};
+use crate::Bus;
+use crate::core::Core;
+use crate::insn::Insn;
+
+/// Makes and runs the units of one vCPU.
+#[derive(Debug)]
+pub(crate) struct Translator {
+    memory: CodeMemory,
+    /// Bytes of the memory that hold the shared pieces.
+    reserved: usize,
+    enter: usize,
+    indirect: usize,
+    miss: usize,
+    /// Units made so far.
+    pub units: u64,
+    /// Times that all units were forgotten because the memory was full.
+    pub flushes: u64,
+}
+
+impl Translator {
+    /// A translator with `bytes` of memory for code; `None` where this host cannot run generated code.
+    pub fn new(bytes: usize) -> Option<Self> {
+        // Shifts by a register and bit counts are those of Haswell and later.
+        if !(std::arch::is_x86_feature_detected!("bmi2") && std::arch::is_x86_feature_detected!("lzcnt")) {
+            return None;
+        }
+        let stubs = emit::stubs::stubs()?;
+        let mut memory = CodeMemory::new(bytes).ok()?;
+        let base = memory.append(&stubs.code)?;
+        let reserved = memory.used();
+        let (enter, indirect, miss) = (base + stubs.enter, base + stubs.indirect, base + stubs.miss);
+        Some(Self { memory, reserved, enter, indirect, miss, units: 0, flushes: 0 })
+    }
+
+    /// Where generated code jumps for a branch to anywhere.
+    pub fn indirect(&self) -> usize {
+        self.indirect
+    }
+
+    /// What tables of entries hold where there is no unit.
+    pub fn miss(&self) -> usize {
+        self.miss
+    }
+
+    /// Bytes of code.
+    pub fn bytes(&self) -> usize {
+        self.memory.used()
+    }
+
+    /// Makes a unit of the instructions from `first` of a page on.
+    pub fn make(&mut self, insns: &[Insn], first: usize, mode: Mode) -> Made {
+        let Some(unit) = emit::emit(insns, first, mode) else { return Made::Not };
+        match self.memory.append(&unit) {
+            Some(address) => {
+                self.units += 1;
+                Made::At(address)
+            }
+            None => Made::Full,
+        }
+    }
+
+    /// Forgets all units; the caller has cleared every table.
+    pub fn forget_all(&mut self) {
+        self.memory.truncate(self.reserved);
+        self.flushes += 1;
+    }
+
+    /// Runs the unit at `entry`, and those it leads to.
+    #[expect(unsafe_code, reason = "entering generated code")]
+    pub fn enter(&self, core: &mut Core, bus: &dyn Bus, entries: *const usize, entry: usize) -> Exit {
+        core.bus = tier0::BusLink::to(bus);
+        let (page_va, offset) = (core.pc & crate::tlb::PAGE_MASK, core.pc & !crate::tlb::PAGE_MASK);
+        // SAFETY: `enter` and `entry` are code of this memory, `entries` is the table of the PC's page; tables hold addresses of this memory, and
+        // both they and the TLB's references to them are cleared before the memory is.
+        let code = unsafe { self.memory.enter(self.enter, core, page_va, entries, offset, entry) };
+        core.bus = tier0::BusLink::default();
+        Exit::from_code(code)
+    }
+}

@@ -1,0 +1,47 @@
+//! Hosts that no code is generated for: there is no translator, and tier 0 does all.
+
+use std::convert::Infallible;
+
+use super::Made;
+use super::layout::{Exit, Mode};
+use crate::Bus;
+use crate::core::Core;
+use crate::insn::Insn;
+
+/// Cannot be made.
+#[derive(Debug)]
+pub(crate) struct Translator {
+    never: Infallible,
+    pub units: u64,
+    pub flushes: u64,
+}
+
+impl Translator {
+    pub fn new(_bytes: usize) -> Option<Self> {
+        None
+    }
+
+    pub fn indirect(&self) -> usize {
+        match self.never {}
+    }
+
+    pub fn miss(&self) -> usize {
+        match self.never {}
+    }
+
+    pub fn bytes(&self) -> usize {
+        match self.never {}
+    }
+
+    pub fn make(&mut self, _insns: &[Insn], _first: usize, _mode: Mode) -> Made {
+        match self.never {}
+    }
+
+    pub fn forget_all(&mut self) {
+        match self.never {}
+    }
+
+    pub fn enter(&self, _core: &mut Core, _bus: &dyn Bus, _entries: *const usize, _entry: usize) -> Exit {
+        match self.never {}
+    }
+}
