@@ -1,7 +1,7 @@
 //! `cargo bench --bench boot`: the same kernel and initramfs on minivmm and on QEMU's TCG, alternately, in one run.
 //!
-//! Prints medians and ratios for booting to power-off (1 and 2 vCPUs), an integer loop and sha256sum in the guest; then what minivmm
-//! alone is asked for: time to the first guest instruction, host memory beyond guest RAM, host CPU time of an idle guest.
+//! Prints medians and ratios for booting to power-off and for jobs in the guest, with the translating CPU and for some with the interpreting
+//! one; then what minivmm alone is asked for: time to the first guest instruction, host memory beyond guest RAM, host CPU time of an idle guest.
 //!
 //! Needs `qemu-system-aarch64` on the PATH and the `shell` bundle (fetched if missing). `MINIVMM_BENCH_RUNS` sets the number of
 //! runs (5), `MINIVMM_BENCH_QEMU` the QEMU to compare with.
@@ -35,10 +35,20 @@ job() {
 }
 loop() { i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; }
 digest() { dd if=/dev/zero bs=1M count=64 2>/dev/null | sha256sum; }
+squeeze() { i=0; while [ $i -lt 16 ]; do cat /bin/busybox; i=$((i + 1)); done | head -c 16777216 | gzip -9; }
+float() { awk 'BEGIN { for (i = 1; i < 500000; i++) s += i * 1.5 / (i + 0.25); print s }'; }
+order() { seq 150000 | sort -rn | sort -n; }
+spawn() { i=0; while [ $i -lt 1000 ]; do /bin/busybox true; i=$((i + 1)); done; }
+pair() { loop & loop; wait; }
 for word in $(cat /proc/cmdline); do
     case $word in
     bench.loop) job loop loop ;;
     bench.hash) job hash digest ;;
+    bench.gzip) job gzip squeeze ;;
+    bench.awk) job awk float ;;
+    bench.sort) job sort order ;;
+    bench.fork) job fork spawn ;;
+    bench.pair) job pair pair ;;
     bench.idle) echo "BENCH idle 0 0"; sleep 1000 ;;
     esac
 done
@@ -55,33 +65,51 @@ fn main() -> Result<()> {
     let version = Command::new(&qemu).arg("--version").output().map_err(|error| format!("{qemu}: {error}"))?;
     let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().to_owned();
     println!("{runs} runs each, alternating; peer: {version}, -accel tcg,thread=multi -cpu cortex-a72\n");
-    println!("| case | minivmm | QEMU TCG | ratio |\n|---|---|---|---|");
-    for (name, cpus, word) in [
-        ("boot to power-off, 1 vCPU", 1, None),
-        ("boot to power-off, 2 vCPUs", 2, None),
-        ("integer loop in the guest's shell", 1, Some("loop")),
-        ("sha256sum of 64 MiB in the guest", 1, Some("hash")),
+    println!("| case | minivmm | QEMU TCG | ratio | minivmm, interpreting | ratio |\n|---|---|---|---|---|---|");
+    for (name, cpus, word, interpreted) in [
+        ("boot to power-off, 1 vCPU", 1, None, true),
+        ("boot to power-off, 2 vCPUs", 2, None, true),
+        ("integer loop in the guest's shell", 1, Some("loop"), true),
+        ("two such loops on 2 vCPUs", 2, Some("pair"), false),
+        ("sha256sum of 64 MiB", 1, Some("hash"), true),
+        ("gzip -9 of 16 MiB", 1, Some("gzip"), false),
+        ("floating point in awk", 1, Some("awk"), false),
+        ("sort of 150,000 numbers, twice", 1, Some("sort"), false),
+        ("1,000 processes", 1, Some("fork"), false),
     ] {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs, mut slow) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..runs {
-            ours.push(guest.run(&Vmm::Minivmm, cpus, word)?);
+            ours.push(guest.run(&TRANSLATING, cpus, word)?);
             theirs.push(guest.run(&Vmm::Qemu(&qemu), cpus, word)?);
+            if interpreted {
+                slow.push(guest.run(&INTERPRETING, cpus, word)?);
+            }
         }
         let (ours, theirs) = (median(&mut ours), median(&mut theirs));
-        println!("| {name} | {ours:.2} s | {theirs:.2} s | {:.2} |", ours / theirs);
+        print!("| {name} | {ours:.2} s | {theirs:.2} s | {:.2} |", ours / theirs);
+        if interpreted {
+            let slow = median(&mut slow);
+            println!(" {slow:.2} s | {:.2} |", slow / theirs);
+        } else {
+            println!(" | |");
+        }
     }
     let mut first: Vec<f64> = (0..runs).map(|_| guest.first_instruction()).collect::<Result<_>>()?;
-    println!("| start of the process to the first guest instruction | {:.1} ms | | |", median(&mut first));
+    println!("| start of the process to the first guest instruction | {:.1} ms | | | | |", median(&mut first));
     let (memory, idle) = guest.idle()?;
-    println!("| host memory beyond guest RAM | {memory:.1} MiB | | |");
-    println!("| host CPU time of an idle guest | {idle:.2} % of a core | | |");
+    println!("| host memory beyond guest RAM | {memory:.1} MiB | | | | |");
+    println!("| host CPU time of an idle guest | {idle:.2} % of a core | | | | |");
     Ok(())
 }
 
 enum Vmm<'a> {
-    Minivmm,
+    /// With this `--cpu-tier`.
+    Minivmm(&'a str),
     Qemu(&'a str),
 }
+
+const TRANSLATING: Vmm<'static> = Vmm::Minivmm("translate");
+const INTERPRETING: Vmm<'static> = Vmm::Minivmm("interpret");
 
 /// The files that both machines boot.
 struct Guest {
@@ -118,9 +146,9 @@ impl Guest {
         let cmdline = format!("console=ttyAMA0 quiet panic=-1 rdinit=/bench{word}");
         let cpus = cpus.to_string();
         let mut command = match vmm {
-            Vmm::Minivmm => {
+            Vmm::Minivmm(tier) => {
                 let mut command = Command::new(MINIVMM);
-                command.args(["boot", "--quiet", "--hypervisor", "soft", "--cpus", &cpus]);
+                command.args(["boot", "--quiet", "--hypervisor", "soft", "--cpu-tier", tier, "--cpus", &cpus]);
                 command.arg("--memory").arg(format!("{MEMORY_MIB}M"));
                 command
                     .arg("--cmdline")
@@ -175,7 +203,7 @@ impl Guest {
     /// Milliseconds from the start of the process to the first guest instruction.
     fn first_instruction(&self) -> Result<f64> {
         let stats = self.directory.join("stats.json");
-        let status = self.command(&Vmm::Minivmm, 1, None).arg("--stats").arg(&stats).status()?;
+        let status = self.command(&TRANSLATING, 1, None).arg("--stats").arg(&stats).status()?;
         if !status.success() {
             return Err("minivmm failed".into());
         }
@@ -186,7 +214,7 @@ impl Guest {
 
     /// MiB beyond guest RAM, and percent of a core, of a guest that sleeps.
     fn idle(&self) -> Result<(f64, f64)> {
-        let mut child = self.command(&Vmm::Minivmm, 2, Some("idle")).spawn()?;
+        let mut child = self.command(&TRANSLATING, 2, Some("idle")).spawn()?;
         let measured = self.watch_idle(&child);
         child.kill()?;
         child.wait()?;

@@ -81,6 +81,11 @@ fn four_vcpus_boot_on_fewer_cores() {
     assert_eq!(shell(&["--cpus", "4"], "nproc"), "4\n");
 }
 
+#[test]
+fn interpreting_cpu_boots() {
+    assert_eq!(shell(&["--cpus", "2", "--cpu-tier", "interpret"], "nproc"), "2\n");
+}
+
 /// MemTotal of a guest with `memory`, in MiB.
 fn memory_total(memory: &str) -> u64 {
     let output = shell(&["--memory", memory], "awk '/MemTotal/ { print $2 }' /proc/meminfo");
