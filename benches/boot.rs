@@ -26,6 +26,7 @@ const IDLE_SECONDS: u64 = 3;
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin 2>/dev/null
 mount -t proc proc /proc
+mount -t devtmpfs dev /dev 2>/dev/null
 job() {
     name=$1; shift
     read -r start _ </proc/uptime
@@ -251,7 +252,8 @@ fn cpu_ticks(pid: u32) -> Result<u64> {
     Ok(field(11)? + field(12)?)
 }
 
-/// Resident memory without the mapping that is guest RAM, in MiB: the one of exactly its size.
+/// Resident memory without the mapping that is guest RAM, in MiB: the one of exactly its size. Generated code is mapped twice and
+/// counted once, as proportional set size does.
 fn memory_beyond_ram(pid: u32) -> Result<f64> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let (mut resident_kib, mut is_ram) = (0u64, false);
@@ -259,7 +261,7 @@ fn memory_beyond_ram(pid: u32) -> Result<f64> {
         let kib = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
         match (line.split(':').next(), kib) {
             (Some("Size"), Some(kib)) => is_ram = kib == MEMORY_MIB * 1024,
-            (Some("Rss"), Some(kib)) if !is_ram => resident_kib += kib,
+            (Some("Pss"), Some(kib)) if !is_ram => resident_kib += kib,
             _ => {}
         }
     }

@@ -106,7 +106,7 @@ impl std::str::FromStr for Tier {
 
 impl Default for SystemConfig {
     fn default() -> Self {
-        Self { vcpu_count: 1, gic: true, code_cache_bytes: 24 << 20, tier: Tier::default(), unit_bytes: 32 << 20 }
+        Self { vcpu_count: 1, gic: true, code_cache_bytes: 15 << 20, tier: Tier::default(), unit_bytes: 20 << 20 }
     }
 }
 
