@@ -21,7 +21,7 @@ pub const PLACEMENT_ALIGN: u64 = 2 << 20;
 
 const HEADER_LEN: usize = 64;
 /// What [`Header::parse`] looks at: the header and the table of PE sections.
-const HEAD_BYTES: u64 = 64 << 10;
+pub const HEAD_BYTES: u64 = 64 << 10;
 /// "ARM\x64", little-endian, at byte 56.
 const ARM64_MAGIC: u32 = 0x644d_5241;
 /// booting.rst: `text_offset` to assume where `image_size` is zero (before Linux 3.17).
