@@ -1,6 +1,3 @@
-// UNSAFETY: asking the host for large pages takes the address of the mapping.
-#![expect(unsafe_code, reason = "see UNSAFETY above")]
-
 //! Guest RAM: one anonymous host mapping, lazily populated, shared by vCPUs and devices.
 //!
 //! Devices reach it through [`GuestRam::memory`], which checks every guest address; a back end maps [`GuestRam::region`].
@@ -17,6 +14,8 @@ use std::sync::Arc;
 
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, ReadVolatile};
+
+use crate::host::large_pages;
 
 /// Why there is no memory, or not where it was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +68,7 @@ impl GuestRam {
         };
         let reserve = |source| MemoryError::Reserve { size_bytes, source };
         let region = Arc::new(GuestRegionMmap::from_range(base, len, None).map_err(reserve)?);
-        prefer_large_pages(&region);
+        large_pages::prefer(&region);
         let memory = GuestMemoryMmap::from_arc_regions(vec![region.clone()])
             .map_err(|error| reserve(FromRangesError::Collection(error)))?;
         Ok(Self { region, memory, range: base.raw_value()..end })
@@ -117,20 +116,6 @@ impl GuestRam {
         placed.map_err(|source| MemoryError::Place { what, gpa: gpa.raw_value(), source })
     }
 }
-
-/// A wish: a host that has no large pages, or gives them to everybody, does not mind.
-#[cfg(target_os = "linux")]
-fn prefer_large_pages(region: &GuestRegionMmap) {
-    // SAFETY: the range is one mapping of ours, alive while `region` is, and this advice changes nothing that can be read from it.
-    let advised =
-        unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), rustix::mm::Advice::LinuxHugepage) };
-    if let Err(error) = advised {
-        tracing::debug!("no large pages for guest memory: {error}");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn prefer_large_pages(_: &GuestRegionMmap) {}
 
 #[cfg(test)]
 mod tests {

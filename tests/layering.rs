@@ -16,8 +16,13 @@ const CRATES: [(&str, &[&str]); 4] = [
 ];
 
 /// Files in which `cfg` may name a host's operating system or architecture.
-const HOST_CFG: [&str; 4] =
-    ["src/hypervisor/mod.rs", "src/event/mod.rs", "src/host/mod.rs", "devices/src/virtio/fs/passthrough/mod.rs"];
+const HOST_CFG: [&str; 5] = [
+    "src/hypervisor/mod.rs",
+    "src/event/mod.rs",
+    "src/host/mod.rs",
+    "src/softcpu/src/translate/mod.rs",
+    "devices/src/virtio/fs/passthrough/mod.rs",
+];
 
 /// Names that say nothing.
 const EMPTY_NAMES: [&str; 6] = ["util", "utils", "common", "helpers", "helper", "manager"];

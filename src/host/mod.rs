@@ -6,5 +6,8 @@ pub mod escape;
 #[cfg_attr(target_os = "linux", path = "hole_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "hole_portable.rs")]
 mod hole;
+#[cfg_attr(target_os = "linux", path = "large_pages_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "large_pages_portable.rs")]
+pub mod large_pages;
 pub mod signals;
 pub mod terminal;

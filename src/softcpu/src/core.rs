@@ -13,7 +13,7 @@ use crate::system::{Line, Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, P
 use crate::timer::Timers;
 use crate::tlb::{Regime, Tlb};
 use crate::translate::layout::{Links, Mode};
-use crate::translate::tier0::{self, BusLink};
+use crate::translate::tier0::BusLink;
 
 /// The instruction did not complete; the reason is in [`Core::abort`]. Zero-sized, so that a load's result fits in registers.
 #[derive(Clone, Copy, Debug)]
@@ -149,11 +149,7 @@ impl Core {
             banked_sp_el1: 0,
             counters: Counters::default(),
             index,
-            links: Links {
-                execute: tier0::address(),
-                indirect: 0,
-                pending: system.line(index).pending.as_ptr().expose_provenance(),
-            },
+            links: Links { execute: 0, indirect: 0, pending: system.line(index).pending.as_ptr().expose_provenance() },
             bus: BusLink::default(),
             line: Arc::clone(system.line(index)),
             system,

@@ -72,7 +72,9 @@ impl Vcpu {
         let code = CodeCache::new(system.config().code_cache_bytes / vcpus, translation);
         system.line(index).bind_thread();
         let mut core = Core::new(system, index);
-        core.links.indirect = translator.as_ref().map_or(0, Translator::indirect);
+        if let Some(translator) = &translator {
+            (core.links.indirect, core.links.execute) = (translator.indirect(), translator.execute());
+        }
         Self { core, code, scratch: None, translator, at_once: patience == 0, fetch_modes: [None; 2] }
     }
 

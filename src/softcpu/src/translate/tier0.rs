@@ -27,24 +27,11 @@ impl BusLink {
     }
 }
 
-/// The address of [`execute`], for generated code.
-pub(crate) fn address() -> usize {
-    (execute as *const ()).expose_provenance()
-}
-
-/// Generated code for x86-64 uses the calling convention of Unix on every system.
-#[cfg(target_arch = "x86_64")]
-extern "sysv64" fn execute(core: *mut Core, insn: *const Insn) -> i32 {
-    execute_at(core, insn)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-extern "C" fn execute(core: *mut Core, insn: *const Insn) -> i32 {
-    execute_at(core, insn)
-}
-
 /// Executes `insn`, which is at the PC. Returns [`DONE`], or why generated code must be left.
-fn execute_at(core: *mut Core, insn: *const Insn) -> i32 {
+///
+/// # Safety
+/// Generated code calls: `core` is the one that it was entered with, `insn` stands in the page that the calling unit was made from.
+pub(crate) unsafe fn execute(core: *mut Core, insn: *const Insn) -> i32 {
     // SAFETY: generated code passes the core that it was entered with; whoever entered it holds the only reference and waits.
     let core = unsafe { &mut *core };
     // SAFETY: the instruction stands in the page that the calling unit was made from; pages are changed only while no unit runs.

@@ -1,3 +1,6 @@
+// UNSAFETY: generated code is entered here, and calls back.
+#![expect(unsafe_code, reason = "see UNSAFETY above")]
+
 //! The translator of one vCPU on hosts that code is generated for.
 
 use super::code_memory::CodeMemory;
@@ -43,6 +46,11 @@ impl Translator {
         self.indirect
     }
 
+    /// What generated code calls to have one instruction executed by tier 0.
+    pub fn execute(&self) -> usize {
+        (execute as *const ()).expose_provenance()
+    }
+
     /// What tables of entries hold where there is no unit.
     pub fn miss(&self) -> usize {
         self.miss
@@ -72,7 +80,6 @@ impl Translator {
     }
 
     /// Runs the unit at `entry`, and those it leads to.
-    #[expect(unsafe_code, reason = "entering generated code")]
     pub fn enter(&self, core: &mut Core, bus: &dyn Bus, entries: *const usize, entry: usize) -> Exit {
         core.bus = tier0::BusLink::to(bus);
         let (page_va, offset) = (core.pc & crate::tlb::PAGE_MASK, core.pc & !crate::tlb::PAGE_MASK);
@@ -82,4 +89,10 @@ impl Translator {
         core.bus = tier0::BusLink::default();
         Exit::from_code(code)
     }
+}
+
+/// Called by generated code, which uses the calling convention of Unix on every system.
+extern "sysv64" fn execute(core: *mut Core, insn: *const Insn) -> i32 {
+    // SAFETY: only generated code calls, with what it was entered with and made from.
+    unsafe { tier0::execute(core, insn) }
 }

@@ -25,6 +25,10 @@ impl Translator {
         match self.never {}
     }
 
+    pub fn execute(&self) -> usize {
+        match self.never {}
+    }
+
     pub fn miss(&self) -> usize {
         match self.never {}
     }
