@@ -58,12 +58,6 @@ impl CodePage {
             }
         }
     }
-
-    /// The address of the unit at instruction `at`, and of the table that it stands in.
-    pub fn entry(&self, mode: Mode, at: usize) -> Option<(usize, *const usize)> {
-        let table = self.entries[mode.index()].as_ref()?;
-        Some((*table.get(at)?, table.as_ptr()))
-    }
 }
 
 /// The decoded pages of one vCPU.
@@ -161,6 +155,13 @@ impl CodeCache {
         for page in &mut self.pages {
             page.forget_units(0, PAGE_INSNS, cold, miss);
         }
+    }
+
+    /// The address of the unit at instruction `at` of the page `index`, if there is one, and of the table that it stands in.
+    pub fn unit(&self, index: u32, mode: Mode, at: usize) -> Option<(usize, *const usize)> {
+        let table = self.page(index)?.entries[mode.index()].as_ref()?;
+        let unit = *table.get(at)?;
+        (Some(unit) != self.miss()).then_some((unit, table.as_ptr()))
     }
 
     /// The table of entries of the page `index` for `mode`: its address, or zero where nothing is translated.

@@ -9,7 +9,7 @@ use minivmm_aarch64::esr::{self, ExceptionClass};
 use minivmm_aarch64::sysreg as id;
 
 use crate::Bus;
-use crate::code::{CodeCache, CodePage, PAGE_INSNS, Translation};
+use crate::code::{CodeCache, PAGE_INSNS, Translation};
 use crate::core::{Core, Counters, Trap};
 use crate::decode::decode;
 use crate::exception::PSTATE_IL;
@@ -141,12 +141,9 @@ impl Vcpu {
 
     /// By tier 0.
     fn execute_slowly(&mut self, bus: &dyn Bus) -> Stop {
-        match self.core.tlb.fetch(self.core.pc) {
-            Some(index) => match interpret::run(&mut self.core, &self.code, index, bus) {
-                Stop::Hot => Stop::Attention,
-                stop => stop,
-            },
-            None => Stop::Fetch,
+        match self.interpret_on(bus) {
+            Stop::Hot => Stop::Attention,
+            stop => stop,
         }
     }
 
@@ -159,9 +156,7 @@ impl Vcpu {
             }
             let Some(index) = self.core.tlb.fetch(self.core.pc) else { return Stop::Fetch };
             let at = page_index(self.core.pc);
-            let (Some(page), Some(translator)) = (self.code.page(index), &self.translator) else { return Stop::Fetch };
-            let unit = page.entry(mode, at).filter(|(unit, _)| *unit != translator.miss());
-            if let Some((unit, entries)) = unit {
+            if let (Some((unit, entries)), Some(translator)) = (self.code.unit(index, mode, at), &self.translator) {
                 let before = self.core.retired;
                 let left = translator.enter(&mut self.core, bus, entries, unit);
                 self.core.counters.entered += 1;
@@ -209,6 +204,7 @@ impl Vcpu {
         mode
     }
 
+    /// By tier 0, from the PC on.
     fn interpret_on(&mut self, bus: &dyn Bus) -> Stop {
         match self.core.tlb.fetch(self.core.pc) {
             Some(index) => interpret::run(&mut self.core, &self.code, index, bus),
@@ -220,9 +216,7 @@ impl Vcpu {
     fn translate(&mut self, mode: Mode) -> bool {
         let Some(index) = self.core.tlb.fetch(self.core.pc) else { return false };
         let at = page_index(self.core.pc);
-        let is_there = |page: &CodePage, miss| page.entry(mode, at).is_some_and(|(unit, _)| unit != miss);
-        let miss = self.translator.as_ref().map_or(0, Translator::miss);
-        if self.code.page(index).is_some_and(|page| is_there(page, miss)) {
+        if self.code.unit(index, mode, at).is_some() {
             return true;
         }
         self.decode_ahead();

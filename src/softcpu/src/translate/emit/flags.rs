@@ -109,16 +109,15 @@ impl Emitter<'_> {
             }
             self.store_flags();
         }
-        let simple = |bit: u32, holds_if_set: bool| (bit, holds_if_set);
         let single = match cond & 15 {
-            0 => Some(simple(30, true)),
-            1 => Some(simple(30, false)),
-            2 => Some(simple(29, true)),
-            3 => Some(simple(29, false)),
-            4 => Some(simple(31, true)),
-            5 => Some(simple(31, false)),
-            6 => Some(simple(28, true)),
-            7 => Some(simple(28, false)),
+            0 => Some((30_u32, true)),
+            1 => Some((30, false)),
+            2 => Some((29, true)),
+            3 => Some((29, false)),
+            4 => Some((31, true)),
+            5 => Some((31, false)),
+            6 => Some((28, true)),
+            7 => Some((28, false)),
             _ => None,
         };
         if let Some((bit, holds_if_set)) = single {
