@@ -3,8 +3,11 @@
 //! Prints medians and ratios for booting to power-off and for jobs in the guest, with the translating CPU and for some with the interpreting
 //! one; then what minivmm alone is asked for: time to the first guest instruction, host memory beyond guest RAM, host CPU time of an idle guest.
 //!
-//! Needs `qemu-system-aarch64` on the PATH and the `shell` bundle (fetched if missing). `MINIVMM_BENCH_RUNS` sets the number of
-//! runs (5), `MINIVMM_BENCH_QEMU` the QEMU to compare with.
+//! Needs `qemu-system-aarch64` and `aarch64-linux-gnu-gcc` (with its C library) on the PATH, the `shell` bundle (fetched if missing) and
+//! a Debian mirror for the programs of `packages`. `MINIVMM_BENCH_RUNS` sets the number of runs (5), `MINIVMM_BENCH_QEMU` the QEMU to
+//! compare with, `MINIVMM_BENCH_CASES` a comma-separated choice of cases by their word.
+
+mod packages;
 
 use std::error::Error;
 use std::fs;
@@ -21,45 +24,17 @@ const LONGEST_RUN: Duration = Duration::from_secs(300);
 /// How long the idle guest is watched.
 const IDLE_SECONDS: u64 = 3;
 
-/// PID 1 of the benchmark guest: without a job it powers off at once, a job is timed by the guest's clock, which follows the host's on
-/// both machines.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin 2>/dev/null
-mount -t proc proc /proc
-mount -t devtmpfs dev /dev 2>/dev/null
-job() {
-    name=$1; shift
-    read -r start _ </proc/uptime
-    "$@" >/dev/null
-    read -r end _ </proc/uptime
-    echo "BENCH $name $start $end"
-}
-loop() { i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; }
-digest() { dd if=/dev/zero bs=1M count=64 2>/dev/null | sha256sum; }
-squeeze() { i=0; while [ $i -lt 16 ]; do cat /bin/busybox; i=$((i + 1)); done | head -c 16777216 | gzip -9; }
-float() { awk 'BEGIN { for (i = 1; i < 500000; i++) s += i * 1.5 / (i + 0.25); print s }'; }
-order() { seq 150000 | sort -rn | sort -n; }
-spawn() { i=0; while [ $i -lt 1000 ]; do /bin/busybox true; i=$((i + 1)); done; }
-pair() { loop & loop; wait; }
-for word in $(cat /proc/cmdline); do
-    case $word in
-    bench.loop) job loop loop ;;
-    bench.hash) job hash digest ;;
-    bench.gzip) job gzip squeeze ;;
-    bench.awk) job awk float ;;
-    bench.sort) job sort order ;;
-    bench.fork) job fork spawn ;;
-    bench.pair) job pair pair ;;
-    bench.idle) echo "BENCH idle 0 0"; sleep 1000 ;;
-    esac
-done
-poweroff -f
-"#;
+/// PID 1 of the benchmark guest.
+const INIT: &str = include_str!("init");
+const FLOAT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/boot/float.c");
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let runs = std::env::var("MINIVMM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5);
+    let chosen = std::env::var("MINIVMM_BENCH_CASES").ok();
+    let is_chosen =
+        |word: &str| chosen.as_ref().is_none_or(|chosen| chosen.split(',').any(|one| one == word.replace(' ', "-")));
     let directory = tempfile::tempdir()?;
     let guest = Guest::prepare(directory.path())?;
     let qemu = std::env::var("MINIVMM_BENCH_QEMU").unwrap_or_else(|_| "qemu-system-aarch64".into());
@@ -67,41 +42,110 @@ fn main() -> Result<()> {
     let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().to_owned();
     println!("{runs} runs each, alternating; peer: {version}, -accel tcg,thread=multi -cpu cortex-a72\n");
     println!("| case | minivmm | QEMU TCG | ratio | minivmm, interpreting | ratio |\n|---|---|---|---|---|---|");
-    for (name, cpus, word, interpreted) in [
-        ("boot to power-off, 1 vCPU", 1, None, true),
-        ("boot to power-off, 2 vCPUs", 2, None, true),
-        ("integer loop in the guest's shell", 1, Some("loop"), true),
-        ("two such loops on 2 vCPUs", 2, Some("pair"), false),
-        ("sha256sum of 64 MiB", 1, Some("hash"), true),
-        ("gzip -9 of 16 MiB", 1, Some("gzip"), false),
-        ("floating point in awk", 1, Some("awk"), false),
-        ("sort of 150,000 numbers, twice", 1, Some("sort"), false),
-        ("1,000 processes", 1, Some("fork"), false),
-    ] {
+    let mut ratios = Vec::new();
+    for case in CASES.iter().filter(|case| is_chosen(case.word)) {
         let (mut ours, mut theirs, mut slow) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..runs {
-            ours.push(guest.run(&TRANSLATING, cpus, word)?);
-            theirs.push(guest.run(&Vmm::Qemu(&qemu), cpus, word)?);
-            if interpreted {
-                slow.push(guest.run(&INTERPRETING, cpus, word)?);
+            ours.push(guest.run(&TRANSLATING, case)?);
+            theirs.push(guest.run(&Vmm::Qemu(&qemu), case)?);
+            if case.interpreted {
+                slow.push(guest.run(&INTERPRETING, case)?);
             }
         }
         let (ours, theirs) = (median(&mut ours), median(&mut theirs));
-        print!("| {name} | {ours:.2} s | {theirs:.2} s | {:.2} |", ours / theirs);
-        if interpreted {
+        let unit = if case.kind == Kind::Rate { "µs each" } else { "s" };
+        print!("| {} | {ours:.2} {unit} | {theirs:.2} {unit} | {:.2} |", case.name, ours / theirs);
+        if case.interpreted {
             let slow = median(&mut slow);
             println!(" {slow:.2} s | {:.2} |", slow / theirs);
         } else {
             println!(" | |");
         }
+        ratios.push(ours / theirs);
     }
-    let mut first: Vec<f64> = (0..runs).map(|_| guest.first_instruction()).collect::<Result<_>>()?;
-    println!("| start of the process to the first guest instruction | {:.1} ms | | | | |", median(&mut first));
-    let (memory, idle) = guest.idle()?;
-    println!("| host memory beyond guest RAM | {memory:.1} MiB | | | | |");
-    println!("| host CPU time of an idle guest | {idle:.2} % of a core | | | | |");
+    #[expect(clippy::cast_precision_loss, reason = "a handful of cases")]
+    let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len().max(1) as f64).exp();
+    println!("| geometric mean of these | | | {mean:.2} | | |");
+    if is_chosen("scaling") {
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            one.push(guest.run(&TRANSLATING, &Case { cpus: 1, ..PAIR })?);
+            two.push(guest.run(&TRANSLATING, &PAIR)?);
+        }
+        println!(
+            "| throughput of 2 vCPUs against 1, two loops | {:.2} × | | | | |",
+            median(&mut one) / median(&mut two)
+        );
+    }
+    if is_chosen("start") {
+        let mut first: Vec<f64> = (0..runs).map(|_| guest.first_instruction()).collect::<Result<_>>()?;
+        println!("| start of the process to the first guest instruction | {:.1} ms | | | | |", median(&mut first));
+    }
+    if is_chosen("idle") {
+        let (memory, idle) = guest.idle()?;
+        println!("| host memory beyond guest RAM | {memory:.1} MiB | | | | |");
+        println!("| host CPU time of an idle guest | {idle:.2} % of a core | | | | |");
+    }
     Ok(())
 }
+
+/// What is timed, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The whole process of the VMM: there is no job.
+    Boot,
+    /// A job, by the guest's clock.
+    Job,
+    /// A job that counts what it gets done.
+    Rate,
+}
+
+/// A line of the table.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    name: &'static str,
+    cpus: u32,
+    kind: Kind,
+    /// Of the job.
+    word: &'static str,
+    /// The guest needs the programs of [`packages`].
+    programs: bool,
+    interpreted: bool,
+}
+
+const fn job(name: &'static str, word: &'static str) -> Case {
+    Case { name, cpus: 1, kind: Kind::Job, word, programs: false, interpreted: false }
+}
+
+const fn boot(name: &'static str, cpus: u32, word: &'static str) -> Case {
+    Case { cpus, kind: Kind::Boot, interpreted: true, ..job(name, word) }
+}
+
+const fn speed(name: &'static str, word: &'static str) -> Case {
+    Case { kind: Kind::Rate, programs: true, ..job(name, word) }
+}
+
+const PAIR: Case = Case { cpus: 2, ..job("two integer loops on 2 vCPUs", "pair") };
+
+const CASES: [Case; 14] = [
+    boot("boot to power-off, 1 vCPU", 1, "boot1"),
+    boot("boot to power-off, 2 vCPUs", 2, "boot2"),
+    Case { interpreted: true, ..job("integer loop in the guest's shell", "loop") },
+    PAIR,
+    job("sha256sum of 256 MiB", "hash"),
+    job("gzip -9 of 32 MiB", "gzip"),
+    job("floating point in awk", "awk"),
+    job("sort of 150,000 numbers, twice", "sort"),
+    job("floating point in C", "float"),
+    speed("openssl speed, RSA-2048 signature", "rsa"),
+    speed("openssl speed, AES-128-CBC of 8 KiB", "aes"),
+    speed("openssl speed, SHA-256 of 8 KiB", "sha"),
+    Case { programs: true, ..job("`docker version` and `docker --version`", "docker") },
+    job("1,000 processes", "fork"),
+];
+
+/// An idle guest.
+const IDLE: Case = Case { cpus: 2, ..job("", "idle") };
 
 enum Vmm<'a> {
     /// With this `--cpu-tier`.
@@ -116,6 +160,8 @@ const INTERPRETING: Vmm<'static> = Vmm::Minivmm("interpret");
 struct Guest {
     kernel: PathBuf,
     initrd: PathBuf,
+    /// The same with the programs of [`packages`].
+    initrd_with_programs: PathBuf,
     directory: PathBuf,
 }
 
@@ -133,19 +179,23 @@ impl Guest {
         let bundle = PathBuf::from(String::from_utf8(bundle.stdout)?.trim());
         let mut archive = Archive::new();
         archive.file("bench", 0o755, INIT.as_bytes().to_vec());
+        archive.file("float", 0o755, float(directory)?);
         let mut initrd = fs::read(bundle.join("initramfs"))?;
-        // A further archive begins at a multiple of four bytes.
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(archive.to_bytes().ok_or("the archive is too large")?);
+        append(&mut initrd, &archive)?;
         let file = directory.join("initramfs");
-        fs::write(&file, initrd)?;
-        Ok(Self { kernel: bundle.join("kernel"), initrd: file, directory: directory.to_owned() })
+        fs::write(&file, &initrd)?;
+        let mut archive = Archive::new();
+        packages::add(&mut archive, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages"))?;
+        append(&mut initrd, &archive)?;
+        let initrd_with_programs = directory.join("initramfs-with-programs");
+        fs::write(&initrd_with_programs, initrd)?;
+        Ok(Self { kernel: bundle.join("kernel"), initrd: file, initrd_with_programs, directory: directory.to_owned() })
     }
 
-    fn command(&self, vmm: &Vmm<'_>, cpus: u32, word: Option<&str>) -> Command {
-        let word = word.map(|word| format!(" bench.{word}")).unwrap_or_default();
-        let cmdline = format!("console=ttyAMA0 quiet panic=-1 rdinit=/bench{word}");
-        let cpus = cpus.to_string();
+    fn command(&self, vmm: &Vmm<'_>, case: &Case) -> Command {
+        let cmdline = format!("console=ttyAMA0 quiet panic=-1 rdinit=/bench bench.{}", case.word);
+        let cpus = case.cpus.to_string();
+        let initrd = if case.programs { &self.initrd_with_programs } else { &self.initrd };
         let mut command = match vmm {
             Vmm::Minivmm(tier) => {
                 let mut command = Command::new(MINIVMM);
@@ -156,7 +206,7 @@ impl Guest {
                     .arg(cmdline)
                     .arg("--console")
                     .arg(format!("file={}", self.console().display()));
-                command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(&self.initrd);
+                command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(initrd);
                 command
             }
             Vmm::Qemu(qemu) => {
@@ -165,7 +215,7 @@ impl Guest {
                 command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &cpus]);
                 command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
                 command.arg("-append").arg(cmdline).arg("-serial").arg(format!("file:{}", self.console().display()));
-                command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
+                command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initrd);
                 command
             }
         };
@@ -177,10 +227,10 @@ impl Guest {
         self.directory.join("console")
     }
 
-    /// Seconds: of the whole process without a job, of the job by the guest's clock with one.
-    fn run(&self, vmm: &Vmm<'_>, cpus: u32, word: Option<&str>) -> Result<f64> {
+    /// Seconds, or microseconds an operation: see [`Kind`].
+    fn run(&self, vmm: &Vmm<'_>, case: &Case) -> Result<f64> {
         let start = Instant::now();
-        let mut child = self.command(vmm, cpus, word).spawn()?;
+        let mut child = self.command(vmm, case).spawn()?;
         while child.try_wait()?.is_none() {
             if start.elapsed() > LONGEST_RUN {
                 child.kill()?;
@@ -190,21 +240,25 @@ impl Guest {
             std::thread::sleep(Duration::from_millis(2));
         }
         let wall = start.elapsed().as_secs_f64();
-        let Some(word) = word else { return Ok(wall) };
         let console = fs::read_to_string(self.console())?;
-        let none = || format!("no result in: {console}");
-        let line = console.lines().find(|line| line.contains(&format!("BENCH {word} "))).ok_or_else(none)?;
-        let times: Vec<f64> = line.split(' ').skip(2).filter_map(|time| time.trim().parse().ok()).collect();
-        match times[..] {
-            [start, end] => Ok(end - start),
-            _ => Err(none().into()),
-        }
+        let results = |mark: &str| -> Result<(f64, f64)> {
+            let none = || format!("no result in: {console}");
+            let mark = format!("{mark} {} ", case.word);
+            let (_, numbers) = console.lines().find_map(|line| line.split_once(&mark)).ok_or_else(none)?;
+            let (first, second) = numbers.trim().split_once(' ').ok_or_else(none)?;
+            Ok((first.parse()?, second.parse()?))
+        };
+        Ok(match case.kind {
+            Kind::Boot => wall,
+            Kind::Job => results("BENCH").map(|(start, end)| end - start)?,
+            Kind::Rate => results("RATE").map(|(operations, seconds)| seconds / operations * 1e6)?,
+        })
     }
 
     /// Milliseconds from the start of the process to the first guest instruction.
     fn first_instruction(&self) -> Result<f64> {
         let stats = self.directory.join("stats.json");
-        let status = self.command(&TRANSLATING, 1, None).arg("--stats").arg(&stats).status()?;
+        let status = self.command(&TRANSLATING, &CASES[0]).arg("--stats").arg(&stats).status()?;
         if !status.success() {
             return Err("minivmm failed".into());
         }
@@ -215,7 +269,7 @@ impl Guest {
 
     /// MiB beyond guest RAM, and percent of a core, of a guest that sleeps.
     fn idle(&self) -> Result<(f64, f64)> {
-        let mut child = self.command(&TRANSLATING, 2, Some("idle")).spawn()?;
+        let mut child = self.command(&TRANSLATING, &IDLE).spawn()?;
         let measured = self.watch_idle(&child);
         child.kill()?;
         child.wait()?;
@@ -240,6 +294,25 @@ impl Guest {
         let percent = 100.0 * ticks as f64 / (per_second * IDLE_SECONDS) as f64;
         Ok((memory_beyond_ram(child.id())?, percent))
     }
+}
+
+/// Adds `archive` to an initramfs.
+fn append(initrd: &mut Vec<u8>, archive: &Archive) -> Result<()> {
+    // A further archive begins at a multiple of four bytes.
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    initrd.extend(archive.to_bytes().ok_or("the archive is too large")?);
+    Ok(())
+}
+
+/// The program of the floating-point job, compiled for the guest.
+fn float(directory: &Path) -> Result<Vec<u8>> {
+    let program = directory.join("float");
+    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
+    compiler.args(["-O3", "-static", "-o"]).arg(&program).args([FLOAT, "-lm"]);
+    if !compiler.status().map_err(|error| format!("aarch64-linux-gnu-gcc: {error}"))?.success() {
+        return Err("the floating-point job does not compile".into());
+    }
+    Ok(fs::read(program)?)
 }
 
 /// User and system time of a process, in clock ticks.
