@@ -14,12 +14,14 @@ use crate::memory::Intent;
 use crate::regs::{SP, ZERO};
 use crate::walk::canonical;
 
-/// The address and value of the last load-exclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The address and value of the last load-exclusive. Generated code reads and writes it as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct Monitor {
-    va: u64,
-    size: u64,
-    value: u128,
+    /// In bytes; 0 where nothing is monitored.
+    pub size: u64,
+    pub va: u64,
+    pub value: u128,
 }
 
 /// Fields that the loads and stores of this file share.
@@ -112,7 +114,7 @@ impl Core {
             _ => page.cell_u128(f.va).load(Ordering::SeqCst),
         };
         // Two addresses that differ in an ignored tag are the same place.
-        self.monitor = Some(Monitor { va: canonical(self.sys.tcr, f.va), size, value });
+        self.monitor = Monitor { va: canonical(self.sys.tcr, f.va), size, value };
         if pair {
             let half = f.size * 8;
             self.regs.set_x_or_discard(f.rt, (value as u64) & (u64::MAX >> (64 - half)));
@@ -129,8 +131,8 @@ impl Core {
         let page = self.atomic_page(f.va, size, Intent::Write)?;
         let (low, high) = (self.regs.x(f.rt), self.regs.x(f.rt2));
         let va = canonical(self.sys.tcr, f.va);
-        let stored = match self.monitor.take() {
-            Some(monitor) if monitor.va == va && monitor.size == size => {
+        let stored = match std::mem::take(&mut self.monitor) {
+            monitor if monitor.va == va && monitor.size == size => {
                 let old = monitor.value;
                 match size {
                     1 => swap_if(page.cell_u8(f.va).compare_exchange(

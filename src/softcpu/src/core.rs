@@ -12,7 +12,7 @@ use crate::sysreg::SystemRegisters;
 use crate::system::{Line, Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System};
 use crate::timer::Timers;
 use crate::tlb::{Regime, Tlb};
-use crate::translate::layout::{Links, Mode};
+use crate::translate::layout::{Fp, Links, Mode};
 use crate::translate::tier0::BusLink;
 
 /// The instruction did not complete; the reason is in [`Core::abort`]. Zero-sized, so that a load's result fits in registers.
@@ -101,7 +101,7 @@ pub(crate) struct Core {
     pub watching: bool,
     pub tlb: Tlb,
     pub abort: Abort,
-    pub monitor: Option<Monitor>,
+    pub monitor: Monitor,
     pub sys: SystemRegisters,
     pub timers: Timers,
     /// When a timer fires next; what `poll_at` leads to.
@@ -139,7 +139,7 @@ impl Core {
             watching: false,
             tlb: Tlb::new(HostPage::nowhere()),
             abort: Abort::default(),
-            monitor: None,
+            monitor: Monitor::default(),
             sys: SystemRegisters::default(),
             timers: Timers::default(),
             deadline_ns: u64::MAX,
@@ -166,7 +166,7 @@ impl Core {
         self.sys = SystemRegisters::default();
         self.timers = Timers::default();
         (self.banked_sp_el0, self.banked_sp_el1) = (0, 0);
-        self.monitor = None;
+        self.monitor = Monitor::default();
         self.tlb.flush();
         self.derive();
     }
@@ -183,7 +183,12 @@ impl Core {
 
     /// What generated code depends on beside the instructions.
     pub fn mode(&self) -> Mode {
-        Mode { user: self.el() == 0, fp: self.fp_enabled, check_sp: self.check_sp }
+        let fp = match self.regs.fpcr & (crate::float::RMODE | crate::float::FZ) {
+            _ if !self.fp_enabled => Fp::Trapped,
+            0 => Fp::Plain,
+            _ => Fp::Special,
+        };
+        Mode { user: self.el() == 0, fp, check_sp: self.check_sp }
     }
 
     /// Whether generated code, which knows neither watchpoints nor SCTLR_EL1.A, may run.
@@ -285,7 +290,7 @@ impl Core {
     }
 
     pub fn clear_monitor(&mut self) {
-        self.monitor = None;
+        self.monitor = Monitor::default();
     }
 
     /// Sets the next look around, `POLL_INTERVAL` away if a timer is armed.

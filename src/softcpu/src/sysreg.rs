@@ -234,6 +234,7 @@ impl Core {
             id::CPACR_EL1 => {
                 s.cpacr = value & (3 << 20);
                 self.select_fp();
+                return Ok(After::Resync);
             }
             id::ACTLR_EL1 => s.actlr = 0,
             id::AMAIR_EL1 => s.amair = value,
@@ -276,7 +277,11 @@ impl Core {
                 self.select_debug();
                 return Ok(After::Resync);
             }
-            id::FPCR => self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE,
+            id::FPCR => {
+                self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE;
+                // Generated code depends on it.
+                return Ok(After::Resync);
+            }
             id::FPSR => self.regs.fpsr = value as u32 & crate::id::FPSR_WRITABLE,
             id::CNTV_CTL_EL0
             | id::CNTV_CVAL_EL0

@@ -139,7 +139,7 @@ fn modified_immediate(op: Copy, insn: SimdInsn, regs: &mut Regs) {
 }
 
 /// AdvSIMDExpandImm of `imm` with `op:cmode` in `ra`, in both halves.
-fn expand_immediate(insn: SimdInsn) -> u128 {
+pub(crate) fn expand_immediate(insn: SimdInsn) -> u128 {
     let imm = u64::from(insn.imm);
     let (op, cmode) = (insn.ra >> 4 & 1, insn.ra & 15);
     let words = |x: u64| x | x << 32;

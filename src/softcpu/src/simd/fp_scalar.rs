@@ -10,7 +10,7 @@ use crate::regs::{FLAG_C, FLAG_N, FLAG_V, FLAG_Z, Regs};
 pub(super) fn execute(op: FpScalar, insn: SimdInsn, regs: &mut Regs) {
     match op {
         FpScalar::Fmov => insn.write(regs, insn.vn(regs)),
-        FpScalar::FmovImm => expand_immediate(insn, regs),
+        FpScalar::FmovImm => insn.write(regs, expand_immediate(insn)),
         FpScalar::Fcsel => {
             let value = if condition_holds(insn.ra, regs.nzcv) { insn.vn(regs) } else { insn.vm(regs) };
             insn.write(regs, value);
@@ -93,7 +93,7 @@ const fn fixed(op: FpScalar, insn: SimdInsn) -> Fixed {
 
 /// FMOV (immediate) of VFPExpandImm: sign, three exponent bits of which the first is inverted and repeated, four fraction bits.
 #[inline(never)]
-fn expand_immediate(insn: SimdInsn, regs: &mut Regs) {
+pub(crate) fn expand_immediate(insn: SimdInsn) -> u128 {
     fn expand<F: Float>(imm: u32) -> u64 {
         let repeated = if imm & 0x40 == 0 { 0 } else { (1 << (F::EXPONENT_BITS - 3)) - 1 };
         let exponent = (!imm >> 6 & 1) << (F::EXPONENT_BITS - 1) | repeated << 2 | imm >> 4 & 3;
@@ -104,7 +104,7 @@ fn expand_immediate(insn: SimdInsn, regs: &mut Regs) {
         Size::S => expand::<u32>(insn.imm.into()),
         _ => expand::<u16>(insn.imm.into()),
     };
-    insn.write(regs, broadcast_value(insn.arr.size(), value));
+    broadcast_value(insn.arr.size(), value)
 }
 
 /// ConditionHolds (Arm ARM C1.2.4).

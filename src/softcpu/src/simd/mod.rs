@@ -44,7 +44,9 @@ mod tests;
 
 use crate::float;
 use crate::regs::Regs;
+pub(crate) use copy::expand_immediate;
 pub use decode::decode;
+pub(crate) use fp_scalar::expand_immediate as expand_float;
 pub(crate) use lanes::{Arrangement, Size};
 pub(crate) use op::{Copy, Crypto, FpConvert, FpLanes, FpScalar, Integer, Op, Saturate, Shift, Unary, Widen};
 

@@ -2,8 +2,12 @@
 
 use std::mem::offset_of;
 
+use minivmm_aarch64::{SysReg, sysreg as id};
+
+use crate::atomics::Monitor;
 use crate::core::Core;
 use crate::regs::Regs;
+use crate::sysreg::SystemRegisters;
 use crate::tlb::{DataEntry, FetchEntry, Tlb};
 
 /// Why generated code went back to Rust. `Core::pc` is the next instruction, or the one that did not complete.
@@ -38,23 +42,33 @@ impl Exit {
     }
 }
 
+/// What FP and AdvSIMD instructions do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fp {
+    /// Trap.
+    Trapped,
+    /// Compute as the host does: to nearest, subnormal numbers not flushed.
+    Plain,
+    /// FPCR asks for something else.
+    Special,
+}
+
 /// What code depends on beside the instructions that it was made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Mode {
     /// EL0 rather than EL1.
     pub user: bool,
-    /// FP and AdvSIMD instructions do not trap.
-    pub fp: bool,
+    pub fp: Fp,
     /// SP must be aligned where it is the base of an access.
     pub check_sp: bool,
 }
 
 impl Mode {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 12;
 
     pub const fn index(self) -> usize {
-        self.user as usize | (self.fp as usize) << 1 | (self.check_sp as usize) << 2
+        self.user as usize | (self.check_sp as usize) << 1 | (self.fp as usize) << 2
     }
 }
 
@@ -87,6 +101,11 @@ pub(crate) const POLL_AT: i32 = displacement(offset_of!(Core, poll_at));
 pub(crate) const ATTENTION: i32 = displacement(offset_of!(Core, attention));
 pub(crate) const PC: i32 = displacement(offset_of!(Core, pc));
 pub(crate) const UNSYNCHRONIZED: i32 = displacement(offset_of!(Core, unsynchronized));
+pub(crate) const PSTATE: i32 = displacement(offset_of!(Core, pstate));
+pub(crate) const BANKED_SP_EL0: i32 = displacement(offset_of!(Core, banked_sp_el0));
+pub(crate) const MONITOR_SIZE: i32 = displacement(offset_of!(Core, monitor) + offset_of!(Monitor, size));
+pub(crate) const MONITOR_VA: i32 = displacement(offset_of!(Core, monitor) + offset_of!(Monitor, va));
+pub(crate) const MONITOR_VALUE: i32 = displacement(offset_of!(Core, monitor) + offset_of!(Monitor, value));
 pub(crate) const NZCV: i32 = displacement(offset_of!(Core, regs) + offset_of!(Regs, nzcv));
 pub(crate) const PENDING: i32 = displacement(offset_of!(Core, links) + offset_of!(Links, pending));
 pub(crate) const EXECUTE: i32 = displacement(offset_of!(Core, links) + offset_of!(Links, execute));
@@ -110,6 +129,25 @@ const _: () = assert!(size_of::<DataEntry>() == 32 && size_of::<FetchEntry>() ==
 /// General-purpose register `guest`.
 pub(crate) const fn register(guest: u8) -> i32 {
     displacement(offset_of!(Core, regs) + offset_of!(Regs, file) + guest as usize * 8)
+}
+
+/// The system register `reg`, if reading it is a load.
+pub(crate) fn system_register(reg: SysReg) -> Option<i32> {
+    let field = match reg {
+        id::TPIDR_EL0 => offset_of!(SystemRegisters, tpidr_el0),
+        id::TPIDRRO_EL0 => offset_of!(SystemRegisters, tpidrro_el0),
+        id::TPIDR_EL1 => offset_of!(SystemRegisters, tpidr_el1),
+        id::SCTLR_EL1 => offset_of!(SystemRegisters, sctlr),
+        id::TTBR0_EL1 => offset_of!(SystemRegisters, ttbr0),
+        id::TTBR1_EL1 => offset_of!(SystemRegisters, ttbr1),
+        id::TCR_EL1 => offset_of!(SystemRegisters, tcr),
+        id::ESR_EL1 => offset_of!(SystemRegisters, esr),
+        id::FAR_EL1 => offset_of!(SystemRegisters, far),
+        id::ELR_EL1 => offset_of!(SystemRegisters, elr),
+        id::SPSR_EL1 => offset_of!(SystemRegisters, spsr),
+        _ => return None,
+    };
+    Some(displacement(offset_of!(Core, sys) + field))
 }
 
 /// Vector register `t`.

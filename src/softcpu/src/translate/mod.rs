@@ -15,6 +15,8 @@ mod code_memory;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod emit;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod mxcsr;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod translator;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 #[path = "unavailable.rs"]

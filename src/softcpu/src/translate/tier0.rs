@@ -27,13 +27,15 @@ impl BusLink {
     }
 }
 
-/// Executes `insn`, which is at the PC. Returns [`DONE`], or why generated code must be left.
+/// Executes `insn`, which is at the PC, after instructions that raised the floating-point exceptions `raised`, as FPSR has them. Returns
+/// [`DONE`], or why generated code must be left.
 ///
 /// # Safety
 /// Generated code calls: `core` is the one that it was entered with, `insn` stands in the page that the calling unit was made from.
-pub(crate) unsafe fn execute(core: *mut Core, insn: *const Insn) -> i32 {
+pub(crate) unsafe fn execute(core: *mut Core, insn: *const Insn, raised: u32) -> i32 {
     // SAFETY: generated code passes the core that it was entered with; whoever entered it holds the only reference and waits.
     let core = unsafe { &mut *core };
+    core.regs.fpsr |= raised;
     // SAFETY: the instruction stands in the page that the calling unit was made from; pages are changed only while no unit runs.
     let insn = unsafe { *insn };
     let Some(bus) = core.bus.0 else { return Exit::Interpret as i32 };
@@ -47,8 +49,8 @@ pub(crate) unsafe fn execute(core: *mut Core, insn: *const Insn) -> i32 {
         }
         Ok(Outcome::Undefined) => Exit::Undefined as i32,
         // Traps: tier 0 finds out again.
-        Ok(_) => Exit::Interpret as i32,
-        Err(Trap) => Exit::Abort as i32,
+        Ok(Outcome::Trapped(_) | Outcome::Forget(_)) => Exit::Interpret as i32,
+        Ok(Outcome::Abort) | Err(Trap) => Exit::Abort as i32,
     }
 }
 
@@ -174,6 +176,10 @@ fn dispatch(core: &mut Core, bus: &dyn Bus, insn: Insn) -> Result<Outcome, Trap>
         Insn::VLane { word } => core.vector_lane(bus, word)?,
         Insn::Simd(insn) => simd::execute(insn, &mut core.regs),
         Insn::Mrs { t, word } => return Ok(core.mrs(bus, t, word)),
+        Insn::Msr { t, word } => return Ok(core.msr(bus, t, word)),
+        Insn::MsrImm { op, imm } => return Ok(core.msr_immediate(op, imm)),
+        Insn::Sys { t, word } => return Ok(core.sys(bus, t, word)),
+        Insn::FlagOp { op2 } => return Ok(core.flag_operation(op2)),
         Insn::Alu64 { op, d, n, m } => {
             let result = alu::alu64(op, core.regs.x(n), core.regs.x(m), &mut core.regs.nzcv);
             core.regs.set_x(d, result);

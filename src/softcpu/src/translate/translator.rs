@@ -6,7 +6,7 @@
 use super::code_memory::CodeMemory;
 use super::emit;
 use super::layout::{Exit, Mode};
-use super::{Made, tier0};
+use super::{Made, mxcsr, tier0};
 use crate::Bus;
 use crate::core::Core;
 use crate::insn::Insn;
@@ -29,8 +29,13 @@ pub(crate) struct Translator {
 impl Translator {
     /// A translator with `bytes` of memory for code; `None` where this host cannot run generated code.
     pub fn new(bytes: usize) -> Option<Self> {
-        // Shifts by a register and bit counts are those of Haswell and later.
-        if !(std::arch::is_x86_feature_detected!("bmi2") && std::arch::is_x86_feature_detected!("lzcnt")) {
+        // What Haswell and all later processors have.
+        let has_all = std::arch::is_x86_feature_detected!("bmi1")
+            && std::arch::is_x86_feature_detected!("bmi2")
+            && std::arch::is_x86_feature_detected!("lzcnt")
+            && std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma");
+        if !has_all {
             return None;
         }
         let stubs = emit::stubs::stubs()?;
@@ -83,9 +88,11 @@ impl Translator {
     pub fn enter(&self, core: &mut Core, bus: &dyn Bus, entries: *const usize, entry: usize) -> Exit {
         core.bus = tier0::BusLink::to(bus);
         let (page_va, offset) = (core.pc & crate::tlb::PAGE_MASK, core.pc & !crate::tlb::PAGE_MASK);
+        mxcsr::take();
         // SAFETY: `enter` and `entry` are code of this memory, `entries` is the table of the PC's page; tables hold addresses of this memory, and
         // both they and the TLB's references to them are cleared before the memory is.
         let code = unsafe { self.memory.enter(self.enter, core, page_va, entries, offset, entry) };
+        core.regs.fpsr |= mxcsr::take();
         core.bus = tier0::BusLink::default();
         Exit::from_code(code)
     }
@@ -93,6 +100,10 @@ impl Translator {
 
 /// Called by generated code, which uses the calling convention of Unix on every system.
 extern "sysv64" fn execute(core: *mut Core, insn: *const Insn) -> i32 {
+    let raised = mxcsr::take();
     // SAFETY: only generated code calls, with what it was entered with and made from.
-    unsafe { tier0::execute(core, insn) }
+    let code = unsafe { tier0::execute(core, insn, raised) };
+    // Tier 0 keeps its own account; what it did on the host's floating-point unit is no exception of the guest's.
+    mxcsr::take();
+    code
 }

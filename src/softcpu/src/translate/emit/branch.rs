@@ -3,8 +3,8 @@
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
 use super::flags::{Flags, HostCondition};
-use super::registers::{Host, Snapshot};
-use super::{Emitter, Flow, asm, layout};
+use super::registers::Host;
+use super::{Emitter, Flow, State, asm, layout};
 use crate::code::PAGE_INSNS;
 use crate::insn::Insn;
 use crate::translate::layout::Exit;
@@ -24,7 +24,7 @@ enum Target {
 #[derive(Debug)]
 pub(super) struct SideExit {
     label: DynamicLabel,
-    snapshot: Snapshot,
+    state: State,
     /// The host's flags hold the guest's.
     flags: Flags,
     /// Instructions that have run.
@@ -35,7 +35,7 @@ pub(super) struct SideExit {
 impl SideExit {
     /// Before anything has run.
     pub fn attention(label: DynamicLabel) -> Self {
-        Self { label, snapshot: Snapshot::default(), flags: Flags::InMemory, done: 0, target: Target::Attention }
+        Self { label, state: State::default(), flags: Flags::InMemory, done: 0, target: Target::Attention }
     }
 }
 
@@ -110,13 +110,7 @@ impl Emitter<'_> {
         let label = self.ops.new_dynamic_label();
         self.jump_if(condition, label);
         let done = self.done_before(self.at + 1);
-        let exit = SideExit {
-            label,
-            snapshot: self.registers.snapshot(),
-            flags: self.flags,
-            done,
-            target: Target::Offset(target),
-        };
+        let exit = SideExit { label, state: self.state(), flags: self.flags, done, target: Target::Offset(target) };
         self.exits.push(exit);
     }
 
@@ -126,7 +120,7 @@ impl Emitter<'_> {
         self.jump_if(condition, label);
         let exit = SideExit {
             label,
-            snapshot: self.registers.snapshot(),
+            state: self.state(),
             flags: Flags::InMemory,
             done: self.done_before(self.at),
             target: Target::Interpreter(self.at),
@@ -136,16 +130,14 @@ impl Emitter<'_> {
 
     /// Leaves behind the present instruction.
     fn leave(&mut self, target: i64) {
-        let snapshot = self.registers.snapshot();
-        self.store_dirty(&snapshot);
+        self.store_dirty(self.state());
         self.count(self.done_before(self.at + 1));
         self.go(Target::Offset(target));
     }
 
     /// Leaves before the instruction `index` of the page; all before `done` have run.
     pub(super) fn leave_to(&mut self, index: usize, done: usize) {
-        let snapshot = self.registers.snapshot();
-        self.store_dirty(&snapshot);
+        self.store_dirty(self.state());
         self.count(self.done_before(done));
         self.go(Target::Offset(Self::offset(index).into()));
     }
@@ -154,8 +146,7 @@ impl Emitter<'_> {
         if target != 0 {
             asm!(self ; mov rax, Rq(target));
         }
-        let snapshot = self.registers.snapshot();
-        self.store_dirty(&snapshot);
+        self.store_dirty(self.state());
         self.count(self.done_before(self.at + 1));
         asm!(self ; jmp QWORD [rdi + layout::INDIRECT]);
     }
@@ -204,7 +195,7 @@ impl Emitter<'_> {
     pub(super) fn emit_exits(&mut self) {
         for exit in std::mem::take(&mut self.exits) {
             asm!(self ; =>exit.label);
-            self.store_dirty(&exit.snapshot);
+            self.store_dirty(exit.state);
             if let Flags::InHost(setter) = exit.flags {
                 self.emit_store_flags(setter);
             }
@@ -216,5 +207,7 @@ impl Emitter<'_> {
 
 const CARRY: HostCondition = 2;
 const NO_CARRY: HostCondition = 3;
-const EQUAL: HostCondition = 4;
+pub(super) const EQUAL: HostCondition = 4;
 const NOT_EQUAL: HostCondition = 5;
+/// `NZ`, after a test.
+pub(super) const NOT_ZERO: HostCondition = NOT_EQUAL;

@@ -5,8 +5,8 @@
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
-use super::registers::{Host, Snapshot};
-use super::{Emitter, Flow, asm, layout};
+use super::registers::Host;
+use super::{Emitter, Flow, State, asm, layout};
 use crate::insn::{Access, Index, Insn};
 use crate::regs::SP;
 use crate::translate::layout::Exit;
@@ -14,6 +14,8 @@ use crate::translate::layout::Exit;
 /// `NZ`.
 const NOT_ZERO: u8 = 5;
 const R11: Host = 11;
+/// An instruction moves at most so many registers: LD1.
+const MOST_REGISTERS: usize = 4;
 
 /// An access that the table of translations did not know, emitted behind the unit.
 #[derive(Debug)]
@@ -21,27 +23,64 @@ pub(super) struct Miss {
     label: DynamicLabel,
     back: DynamicLabel,
     /// As the instruction found the registers.
-    before: Snapshot,
+    before: State,
     /// As it leaves them.
-    after: Snapshot,
+    after: State,
     at: usize,
 }
 
 /// Where the address of an access comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Address {
-    Base { n: u8, imm: i32, index: Index },
-    Register { n: u8, m: u8, option: u8, amount: u8 },
-    Literal { off: i32 },
+    Base {
+        n: u8,
+        imm: i32,
+        index: Index,
+    },
+    Register {
+        n: u8,
+        m: u8,
+        option: u8,
+        amount: u8,
+    },
+    Literal {
+        off: i32,
+    },
+    /// The base is then increased by this register, or by the constant.
+    Structure {
+        n: u8,
+        index: Increase,
+    },
+}
+
+/// How a structure access changes its base.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Increase {
+    None,
+    By(i32),
+    Register(u8),
 }
 
 /// What an access does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transfer {
-    One { access: Access, t: u8 },
-    Pair { access: Access, t: u8, t2: u8 },
-    Vector { load: bool, size_log2: u8, t: u8 },
-    VectorPair { load: bool, size_log2: u8, t: u8, t2: u8 },
+    One {
+        access: Access,
+        t: u8,
+    },
+    Pair {
+        access: Access,
+        t: u8,
+        t2: u8,
+    },
+    /// `count` vector registers from `t` on, `step` apart: one, a pair, or what LD1 and ST1 move.
+    Vectors {
+        load: bool,
+        size_log2: u8,
+        t: u8,
+        count: u8,
+        step: u8,
+    },
 }
 
 impl Transfer {
@@ -49,15 +88,14 @@ impl Transfer {
         match self {
             Self::One { access, .. } => size(access),
             Self::Pair { access, .. } => 2 * size(access),
-            Self::Vector { size_log2, .. } => 1 << size_log2,
-            Self::VectorPair { size_log2, .. } => 2 << size_log2,
+            Self::Vectors { size_log2, count, .. } => i32::from(count) << size_log2,
         }
     }
 
     fn is_store(self) -> bool {
         match self {
             Self::One { access, .. } | Self::Pair { access, .. } => is_store(access),
-            Self::Vector { load, .. } | Self::VectorPair { load, .. } => !load,
+            Self::Vectors { load, .. } => !load,
         }
     }
 }
@@ -138,32 +176,58 @@ impl Emitter<'_> {
 
     /// A load or store, its look-up, and the way around it.
     pub(super) fn access(&mut self, address: Address, transfer: Transfer) {
+        self.access_as(address, transfer, self.mode.user);
+    }
+
+    /// As [`Self::access`], with the rights of EL0 or EL1.
+    pub(super) fn access_as(&mut self, address: Address, transfer: Transfer, user: bool) {
         self.address(address);
         // Values to store are read before the fork, so that both ways find the registers alike.
-        let stored = match transfer {
-            Transfer::One { access, t } if is_store(access) => [Some(self.read(t)), None],
-            Transfer::Pair { access, t, t2 } if is_store(access) => [Some(self.read(t)), Some(self.read(t2))],
-            _ => [None, None],
-        };
-        let before = self.registers.snapshot();
-        let loaded = self.loaded_registers(transfer);
+        let stored = if transfer.is_store() { self.stored_registers(transfer) } else { [None; MOST_REGISTERS] };
+        let before = self.state();
+        // Whatever gives way for what is loaded is stored before the fork.
+        let hosts = if transfer.is_store() { stored } else { self.loaded_registers(transfer) };
         let label = self.ops.new_dynamic_label();
-        self.look_up(transfer.bytes(), !transfer.is_store(), label);
-        self.transfer(transfer, stored, loaded);
+        self.look_up(transfer.bytes(), !transfer.is_store(), user, label);
+        self.transfer(transfer, hosts);
         self.write_back(address);
+        self.come_back(label, before);
+    }
+
+    /// Where tier 0 goes on that has executed the present instruction from `label` on.
+    pub(super) fn come_back(&mut self, label: DynamicLabel, before: State) {
         let back = self.ops.new_dynamic_label();
         asm!(self ; =>back);
-        let after = self.registers.snapshot();
+        let after = self.state();
         self.misses.push(Miss { label, back, before, after, at: self.at });
     }
 
-    /// Host registers that a load fills. Whatever gives way for them is stored before the fork.
-    fn loaded_registers(&mut self, transfer: Transfer) -> [Option<Host>; 2] {
+    fn stored_registers(&mut self, transfer: Transfer) -> [Option<Host>; MOST_REGISTERS] {
+        let mut hosts = [None; MOST_REGISTERS];
         match transfer {
-            Transfer::One { access, t } if !is_store(access) => [Some(self.write(t)), None],
-            Transfer::Pair { access, t, t2 } if !is_store(access) => [Some(self.write(t)), Some(self.write(t2))],
-            _ => [None, None],
+            Transfer::One { t, .. } => hosts[0] = Some(self.read(t)),
+            Transfer::Pair { t, t2, .. } => (hosts[0], hosts[1]) = (Some(self.read(t)), Some(self.read(t2))),
+            Transfer::Vectors { t, count, step, .. } => {
+                for (host, index) in hosts.iter_mut().zip(0..count) {
+                    *host = Some(self.read_vector(t.wrapping_add(index.wrapping_mul(step))));
+                }
+            }
         }
+        hosts
+    }
+
+    fn loaded_registers(&mut self, transfer: Transfer) -> [Option<Host>; MOST_REGISTERS] {
+        let mut hosts = [None; MOST_REGISTERS];
+        match transfer {
+            Transfer::One { t, .. } => hosts[0] = Some(self.write(t)),
+            Transfer::Pair { t, t2, .. } => (hosts[0], hosts[1]) = (Some(self.write(t)), Some(self.write(t2))),
+            Transfer::Vectors { t, count, step, .. } => {
+                for (host, index) in hosts.iter_mut().zip(0..count) {
+                    *host = Some(self.write_vector(t.wrapping_add(index.wrapping_mul(step))));
+                }
+            }
+        }
+        hosts
     }
 
     /// `r11 =` the address. Leaves to tier 0 where SP must be aligned and is not.
@@ -190,6 +254,10 @@ impl Emitter<'_> {
                     asm!(self ; add r11, Rq(n));
                 }
             }
+            Address::Structure { n, .. } => {
+                let host = self.base(n);
+                asm!(self ; mov r11, Rq(host));
+            }
             Address::Literal { off } => {
                 let off = Self::offset(self.at).wrapping_add(off);
                 asm!(self ; lea r11, [rsi + off]);
@@ -197,7 +265,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn base(&mut self, n: u8) -> Host {
+    pub(super) fn base(&mut self, n: u8) -> Host {
         let host = self.read(n);
         if n == SP && self.mode.check_sp && !self.sp_aligned {
             asm!(self ; test Rb(host), 15);
@@ -208,45 +276,61 @@ impl Emitter<'_> {
     }
 
     /// Turns the guest-virtual address in r11 into the host's, or jumps to `miss`. Changes rax, rcx and the host's flags.
-    fn look_up(&mut self, bytes: i32, load: bool, miss: DynamicLabel) {
+    pub(super) fn look_up(&mut self, bytes: i32, load: bool, user: bool, miss: DynamicLabel) {
+        self.find(bytes, load, user, miss);
+        asm!(self ; add r11, [rax + layout::ENTRY_ADDEND]);
+    }
+
+    /// `rax =` the entry of the address in r11, whose tag is rcx; or jumps to `miss`.
+    pub(super) fn find(&mut self, bytes: i32, load: bool, user: bool, miss: DynamicLabel) {
         let tag = if load { layout::ENTRY_READ } else { layout::ENTRY_WRITE };
         asm!(self
             ; mov eax, r11d
             ; shr eax, 7
             ; and eax, layout::DATA_SLOT_MASK
-            ; add rax, [rdi + layout::data_table(self.mode.user)]
+            ; add rax, [rdi + layout::data_table(user)]
             // The last byte decides: an access across two pages finds no tag, or the second page's, whose base is not the first's.
             ; lea rcx, [r11 + (bytes - 1)]
             ; and rcx, layout::PAGE_MASK
-            ; or rcx, [rdi + layout::data_context(self.mode.user)]
+            ; or rcx, [rdi + layout::data_context(user)]
             ; cmp rcx, [rax + tag]
             ; jne =>miss
-            ; add r11, [rax + layout::ENTRY_ADDEND]
         );
     }
 
-    fn transfer(&mut self, transfer: Transfer, stored: [Option<Host>; 2], loaded: [Option<Host>; 2]) {
-        match transfer {
-            Transfer::One { access, .. } => {
-                if let Some(host) = stored[0].or(loaded[0]) {
-                    self.transfer_one(access, host, 0);
+    fn transfer(&mut self, transfer: Transfer, hosts: [Option<Host>; MOST_REGISTERS]) {
+        let mut at = 0;
+        for host in hosts.into_iter().flatten() {
+            match transfer {
+                Transfer::One { access, .. } | Transfer::Pair { access, .. } => {
+                    self.transfer_one(access, host, at);
+                    at += size(access);
                 }
-            }
-            Transfer::Pair { access, .. } => {
-                if let ([Some(first), Some(second)], _) | (_, [Some(first), Some(second)]) = (stored, loaded) {
-                    self.transfer_one(access, first, 0);
-                    self.transfer_one(access, second, size(access));
+                Transfer::Vectors { load, size_log2, .. } => {
+                    self.transfer_vector(load, size_log2, host, at);
+                    at += 1 << size_log2;
                 }
-            }
-            Transfer::Vector { load, size_log2, t } => self.transfer_vector(load, size_log2, t, 0),
-            Transfer::VectorPair { load, size_log2, t, t2 } => {
-                self.transfer_vector(load, size_log2, t, 0);
-                self.transfer_vector(load, size_log2, t2, 1 << size_log2);
             }
         }
     }
 
-    fn transfer_one(&mut self, access: Access, host: Host, at: i32) {
+    /// Between memory at r11 and a vector register; a load clears what it does not fill. Changes rax.
+    fn transfer_vector(&mut self, load: bool, size_log2: u8, host: Host, at: i32) {
+        match (load, size_log2) {
+            (true, 0) => asm!(self ; movzx eax, BYTE [r11 + at] ; vmovd Rx(host), eax),
+            (true, 1) => asm!(self ; movzx eax, WORD [r11 + at] ; vmovd Rx(host), eax),
+            (true, 2) => asm!(self ; vmovd Rx(host), [r11 + at]),
+            (true, 3) => asm!(self ; vmovq Rx(host), [r11 + at]),
+            (true, _) => asm!(self ; vmovdqu Rx(host), [r11 + at]),
+            (false, 0) => asm!(self ; vpextrb [r11 + at], Rx(host), 0),
+            (false, 1) => asm!(self ; vpextrw [r11 + at], Rx(host), 0),
+            (false, 2) => asm!(self ; vmovd [r11 + at], Rx(host)),
+            (false, 3) => asm!(self ; vmovq [r11 + at], Rx(host)),
+            (false, _) => asm!(self ; vmovdqu [r11 + at], Rx(host)),
+        }
+    }
+
+    pub(super) fn transfer_one(&mut self, access: Access, host: Host, at: i32) {
         match access {
             Access::Store8 => asm!(self ; mov [r11 + at], Rb(host)),
             Access::Store16 => asm!(self ; mov [r11 + at], Rw(host)),
@@ -265,7 +349,16 @@ impl Emitter<'_> {
     }
 
     fn write_back(&mut self, address: Address) {
-        let Address::Base { n, imm, index: Index::Pre | Index::Post } = address else { return };
+        let (n, imm) = match address {
+            Address::Base { n, imm, index: Index::Pre | Index::Post } => (n, imm),
+            Address::Structure { n, index: Increase::By(imm) } => (n, imm),
+            Address::Structure { n, index: Increase::Register(m) } => {
+                let (from, m) = (self.read(n), self.read(m));
+                let to = self.write(n);
+                return asm!(self ; lea Rq(to), [Rq(from) + Rq(m)]);
+            }
+            _ => return,
+        };
         let keeps_alignment = self.sp_aligned && imm % 16 == 0;
         let from = self.read(n);
         let to = self.write(n);
@@ -280,11 +373,9 @@ impl Emitter<'_> {
     pub(super) fn emit_misses(&mut self) {
         for miss in std::mem::take(&mut self.misses) {
             asm!(self ; =>miss.label);
-            self.store_dirty(&miss.before);
+            self.store_dirty(miss.before);
             self.call_tier_0(miss.at);
-            for held in miss.after.all() {
-                self.load_register(held.host, held.guest);
-            }
+            self.load_all(miss.after);
             asm!(self ; jmp =>miss.back);
         }
     }
@@ -315,13 +406,10 @@ impl Emitter<'_> {
 
     /// Executes the present instruction by a call of tier 0.
     pub(super) fn call_for_present(&mut self) {
-        let snapshot = self.registers.snapshot();
-        self.store_dirty(&snapshot);
-        self.registers.stored();
+        self.store_dirty(self.state());
+        self.registers.forget();
+        self.vectors.forget();
         self.call_tier_0(self.at);
-        for held in snapshot.all() {
-            self.load_register(held.host, held.guest);
-        }
         self.sp_aligned = false;
     }
 }

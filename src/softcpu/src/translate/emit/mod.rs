@@ -12,12 +12,18 @@
 // dynasm! converts every register number, also one that has the right type already.
 #![expect(clippy::useless_conversion, reason = "in the expansion of dynasm!")]
 
+mod atomic;
 mod branch;
+mod crypto;
 mod flags;
+mod float;
 mod integer;
+mod lanes;
 mod memory;
 mod registers;
+mod simd;
 pub(super) mod stubs;
+mod system;
 mod vector;
 
 use dynasmrt::x64::X64Relocation;
@@ -50,6 +56,7 @@ pub(super) struct Emitter<'a> {
     /// Index in the page of the present instruction.
     at: usize,
     registers: Registers,
+    vectors: Registers,
     actions: Vec<Action>,
     /// Where guest flags are.
     flags: Flags,
@@ -58,6 +65,15 @@ pub(super) struct Emitter<'a> {
     start: DynamicLabel,
     exits: Vec<SideExit>,
     misses: Vec<Miss>,
+    /// Operands in memory behind the unit.
+    constants: Vec<(DynamicLabel, u128)>,
+}
+
+/// What host registers hold at one point of a unit.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    general: Snapshot,
+    vector: Snapshot,
 }
 
 /// What becomes of a unit behind an instruction.
@@ -80,13 +96,15 @@ pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Vec<u8>> 
         insns,
         first,
         at: first,
-        registers: Registers::new(),
+        registers: Registers::general(),
+        vectors: Registers::vector(),
         actions: Vec::new(),
         flags: Flags::InMemory,
         sp_aligned: false,
         start,
         exits: Vec::new(),
         misses: Vec::new(),
+        constants: Vec::new(),
     };
     emitter.unit()?;
     emitter.ops.finalize().ok()
@@ -98,6 +116,7 @@ impl Emitter<'_> {
         loop {
             let insn = self.insns.get(self.at).copied()?;
             self.registers.next_instruction();
+            self.vectors.next_instruction();
             match self.instruction(insn) {
                 // Not ours: tier 0 goes on from here.
                 None if self.at == self.first => return None,
@@ -120,6 +139,7 @@ impl Emitter<'_> {
         }
         self.emit_exits();
         self.emit_misses();
+        self.emit_constants();
         Some(())
     }
 
@@ -139,11 +159,18 @@ impl Emitter<'_> {
         self.exits.push(SideExit::attention(attention));
     }
 
+    /// Whether the unit may have an instruction behind the present one.
+    fn has_room_for_two(&self) -> bool {
+        self.at + 1 - self.first < LONGEST_UNIT
+    }
+
     fn instruction(&mut self, insn: Insn) -> Option<Flow> {
-        if let Some(flow) = self.integer(insn).or_else(|| self.memory(insn)).or_else(|| self.vector(insn)) {
-            return Some(flow);
-        }
-        self.branch(insn)
+        self.integer(insn)
+            .or_else(|| self.memory(insn))
+            .or_else(|| self.branch(insn))
+            .or_else(|| self.vector(insn))
+            .or_else(|| self.atomic(insn))
+            .or_else(|| self.system(insn))
     }
 
     /// Bytes from the start of the page to the instruction `index`.
@@ -165,6 +192,7 @@ impl Emitter<'_> {
     }
 
     fn write(&mut self, guest: u8) -> Host {
+        debug_assert!(guest != ZERO, "XZR is not written");
         if guest == SP {
             self.sp_aligned = false;
         }
@@ -195,10 +223,77 @@ impl Emitter<'_> {
         }
     }
 
-    /// Stores what `snapshot` says is newer than memory. Changes no host flags.
-    fn store_dirty(&mut self, snapshot: &Snapshot) {
-        for held in snapshot.dirty() {
+    /// The host register with the value of vector register `guest`.
+    fn read_vector(&mut self, guest: u8) -> Host {
+        let host = self.vectors.read(guest & 31, &mut self.actions);
+        self.act_on_vectors();
+        host
+    }
+
+    /// The host register that takes a new value of all of vector register `guest`. Operands must have been read before.
+    fn write_vector(&mut self, guest: u8) -> Host {
+        let host = self.vectors.write(guest & 31, &mut self.actions);
+        self.act_on_vectors();
+        host
+    }
+
+    fn act_on_vectors(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Store(held) => self.store_vector(held.host, held.guest),
+                Action::Load { host, guest } => self.load_vector(host, guest),
+            }
+        }
+    }
+
+    fn store_vector(&mut self, host: Host, guest: u8) {
+        asm!(self ; vmovdqu [rdi + layout::vector(guest)], Rx(host));
+    }
+
+    fn load_vector(&mut self, host: Host, guest: u8) {
+        asm!(self ; vmovdqu Rx(host), [rdi + layout::vector(guest)]);
+    }
+
+    fn state(&self) -> State {
+        State { general: self.registers.snapshot(), vector: self.vectors.snapshot() }
+    }
+
+    /// Stores what `state` says is newer than memory. Changes no host flags.
+    fn store_dirty(&mut self, state: State) {
+        for held in state.general.dirty() {
             self.store_register(held.host, held.guest);
+        }
+        for held in state.vector.dirty() {
+            self.store_vector(held.host, held.guest);
+        }
+    }
+
+    /// Brings back from memory what `state` says is held.
+    fn load_all(&mut self, state: State) {
+        for held in state.general.all() {
+            self.load_register(held.host, held.guest);
+        }
+        for held in state.vector.all() {
+            self.load_vector(held.host, held.guest);
+        }
+    }
+
+    /// An operand in memory.
+    fn operand(&mut self, value: u128) -> DynamicLabel {
+        if let Some((label, _)) = self.constants.iter().find(|(_, known)| *known == value) {
+            return *label;
+        }
+        let label = self.ops.new_dynamic_label();
+        self.constants.push((label, value));
+        label
+    }
+
+    fn emit_constants(&mut self) {
+        if !self.constants.is_empty() {
+            asm!(self ; .align 16);
+        }
+        for (label, value) in std::mem::take(&mut self.constants) {
+            asm!(self ; =>label ; .bytes value.to_le_bytes());
         }
     }
 

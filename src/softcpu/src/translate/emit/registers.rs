@@ -3,13 +3,17 @@
 //! A guest register is loaded when it is first read and stored when its host register is wanted for another one, or when the unit is
 //! left. What is left behind in memory meanwhile is stale; [`Snapshot`] remembers what an exit has to store.
 
-use crate::regs::{SINK, ZERO};
+use crate::regs::SINK;
 
 /// Number of a host register in its encoding.
 pub(super) type Host = u8;
 
-/// rbx, rbp, r8–r10, r12–r15: not those that calls and the fixed operands of shifts and divisions need.
-const POOL: [Host; 9] = [3, 5, 12, 13, 14, 15, 8, 9, 10];
+/// For general-purpose registers: rbx, rbp, r8–r10, r12–r15, not those that calls and the fixed operands of shifts and divisions need.
+const GENERAL: &[Host] = &[3, 5, 12, 13, 14, 15, 8, 9, 10];
+/// For vector registers: xmm4–xmm15. The others are scratch.
+const VECTOR: &[Host] = &[4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// The larger pool.
+const MOST: usize = VECTOR.len();
 
 /// One host register that holds a guest register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,32 +38,42 @@ pub(super) enum Action {
 }
 
 /// The allocation at one point of a unit.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Snapshot(Vec<Held>);
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Snapshot([Option<Held>; MOST]);
 
 impl Snapshot {
     /// What must be stored before anybody looks at the registers in memory.
-    pub fn dirty(&self) -> impl Iterator<Item = Held> {
-        self.0.iter().copied().filter(|held| held.dirty)
+    pub fn dirty(self) -> impl Iterator<Item = Held> {
+        self.all().filter(|held| held.dirty)
     }
 
     /// Everything held.
-    pub fn all(&self) -> impl Iterator<Item = Held> {
-        self.0.iter().copied()
+    pub fn all(self) -> impl Iterator<Item = Held> {
+        self.0.into_iter().flatten()
     }
 }
 
 /// The allocator: least recently used gives way, but for the operands of the present instruction.
 #[derive(Clone, Debug)]
 pub(super) struct Registers {
-    slots: [Slot; POOL.len()],
+    pool: &'static [Host],
+    slots: [Slot; MOST],
     now: u32,
 }
 
 impl Registers {
-    /// Nothing is held.
-    pub fn new() -> Self {
-        Self { slots: [Slot { held: None, last_use: 0 }; POOL.len()], now: 0 }
+    /// For general-purpose registers. Nothing is held.
+    pub fn general() -> Self {
+        Self::of(GENERAL)
+    }
+
+    /// For vector registers. Nothing is held.
+    pub fn vector() -> Self {
+        Self::of(VECTOR)
+    }
+
+    fn of(pool: &'static [Host]) -> Self {
+        Self { pool, slots: [Slot { held: None, last_use: 0 }; MOST], now: 0 }
     }
 
     /// Begins an instruction: the operands of earlier ones may give way.
@@ -67,7 +81,7 @@ impl Registers {
         self.now += 1;
     }
 
-    /// The host register with the value of `guest`, which may be [`ZERO`].
+    /// The host register with the value of `guest`, which may be `ZERO`.
     pub fn read(&mut self, guest: u8, actions: &mut Vec<Action>) -> Host {
         if let Some(host) = self.touch(guest) {
             return host;
@@ -79,7 +93,6 @@ impl Registers {
 
     /// The host register that takes a new value of `guest`, which may be [`SINK`]. Operands must have been read before.
     pub fn write(&mut self, guest: u8, actions: &mut Vec<Action>) -> Host {
-        debug_assert!(guest != ZERO, "XZR is not written");
         let dirty = guest != SINK;
         match self.touch(guest) {
             Some(host) => {
@@ -96,12 +109,12 @@ impl Registers {
 
     /// The allocation as it is now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.slots.iter().filter_map(|slot| slot.held).filter(|held| held.guest != SINK).collect())
+        Snapshot(self.slots.map(|slot| slot.held.filter(|held| held.guest != SINK)))
     }
 
-    /// Everything that is held has been stored.
-    pub fn stored(&mut self) {
-        self.slots.iter_mut().filter_map(|slot| slot.held.as_mut()).for_each(|held| held.dirty = false);
+    /// What is held has been stored, and may change in memory.
+    pub fn forget(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.held = None);
     }
 
     fn touch(&mut self, guest: u8) -> Option<Host> {
@@ -112,7 +125,7 @@ impl Registers {
 
     fn free(&mut self, actions: &mut Vec<Action>, held: Held) -> Host {
         let order = |slot: &Slot| (slot.held.is_some(), slot.last_use);
-        let chosen = (0..POOL.len()).min_by_key(|index| order(&self.slots[*index])).unwrap_or(0);
+        let chosen = (0..self.pool.len()).min_by_key(|index| order(&self.slots[*index])).unwrap_or(0);
         let slot = &mut self.slots[chosen];
         debug_assert!(
             slot.held.is_none() || slot.last_use < self.now,
@@ -121,7 +134,7 @@ impl Registers {
         if let Some(old) = slot.held.filter(|old| old.dirty) {
             actions.push(Action::Store(old));
         }
-        let host = POOL[chosen];
+        let host = self.pool[chosen];
         *slot = Slot { held: Some(Held { host, ..held }), last_use: self.now };
         host
     }
@@ -133,7 +146,7 @@ mod tests {
 
     #[test]
     fn register_is_loaded_once() {
-        let (mut registers, mut actions) = (Registers::new(), Vec::new());
+        let (mut registers, mut actions) = (Registers::general(), Vec::new());
         registers.next_instruction();
         let host = registers.read(5, &mut actions);
         assert_eq!(actions, [Action::Load { host, guest: 5 }]);
@@ -143,7 +156,7 @@ mod tests {
 
     #[test]
     fn least_recently_used_gives_way_and_is_stored_if_changed() {
-        let (mut registers, mut actions) = (Registers::new(), Vec::new());
+        let (mut registers, mut actions) = (Registers::general(), Vec::new());
         for guest in 0..9 {
             registers.next_instruction();
             registers.write(guest, &mut actions);
@@ -158,15 +171,15 @@ mod tests {
 
     #[test]
     fn snapshot_names_what_memory_does_not_have() {
-        let (mut registers, mut actions) = (Registers::new(), Vec::new());
+        let (mut registers, mut actions) = (Registers::general(), Vec::new());
         registers.next_instruction();
         registers.read(1, &mut actions);
         let host = registers.write(2, &mut actions);
         registers.write(SINK, &mut actions);
         let dirty: Vec<_> = registers.snapshot().dirty().collect();
         assert_eq!(dirty, [Held { host, guest: 2, dirty: true }]);
-        registers.stored();
-        assert_eq!(registers.snapshot().dirty().count(), 0);
         assert_eq!(registers.snapshot().all().count(), 2);
+        registers.forget();
+        assert_eq!(registers.snapshot().all().count(), 0);
     }
 }
