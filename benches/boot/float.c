@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { SIZE = 160, STEPS = 400000 };
+enum { SIZE = 320, STEPS = 4000000 };
 
 static double a[SIZE][SIZE], b[SIZE][SIZE], c[SIZE][SIZE];
 static float samples[1 << 14];
@@ -34,7 +34,7 @@ static double filter(void)
 {
     for (int i = 0; i < 1 << 14; i++)
         samples[i] = (float)(i % 97) / 97;
-    for (int round = 0; round < 60; round++)
+    for (int round = 0; round < 600; round++)
         for (int i = 1; i < (1 << 14) - 1; i++)
             samples[i] = samples[i] * 0.5f + (samples[i - 1] + samples[i + 1]) * 0.25f;
     return samples[1234];

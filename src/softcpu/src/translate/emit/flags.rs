@@ -3,7 +3,8 @@
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
 use super::{Emitter, asm, layout};
-use crate::insn::{Insn, Logic};
+use crate::insn::{Alu, Insn, Logic};
+use crate::regs::ZERO;
 use crate::translate::LONGEST_UNIT;
 
 /// Where the guest's flags are.
@@ -51,12 +52,12 @@ fn in_host_flags(cond: u8, setter: Setter) -> Option<HostCondition> {
 }
 
 impl Emitter<'_> {
-    /// The present instruction has set the host's flags. Stores them unless the next instruction reads them where they are or
-    /// nobody reads them at all.
+    /// The present instruction has set the host's flags. Stores them unless an instruction reads them where they are before they
+    /// are lost, or nobody reads them at all.
     pub(super) fn flags_set(&mut self, setter: Setter) {
         self.flags = Flags::InHost(setter);
-        let next = self.insns.get(self.at + 1).copied();
-        if next.is_some_and(|next| reads_host_flags(next, setter)) {
+        let following = self.insns.iter().take(self.first + LONGEST_UNIT).skip(self.at + 1);
+        if following.copied().find(|insn| !keeps_host_flags(*insn)).is_some_and(|insn| reads_host_flags(insn, setter)) {
             return;
         }
         if self.are_dead_behind(self.at) {
@@ -134,9 +135,22 @@ impl Emitter<'_> {
         CARRY
     }
 
-    /// The host's carry becomes C. Changes nothing else but the host's flags.
-    pub(super) fn load_carry(&mut self) {
-        asm!(self ; bt DWORD [rdi + layout::NZCV], 29);
+    /// The host's carry becomes C, or the borrow that C is not. The present instruction changes the host's flags then; the guest's are in
+    /// memory if it does not set them and somebody needs them. Changes rax.
+    pub(super) fn load_carry(&mut self, as_borrow: bool, sets_flags: bool) {
+        if !sets_flags && !self.are_dead_behind(self.at) {
+            self.store_flags();
+        }
+        let is_borrow = match std::mem::replace(&mut self.flags, Flags::InMemory) {
+            Flags::InHost(setter) => setter == Setter::Subtract,
+            Flags::InMemory => {
+                asm!(self ; bt DWORD [rdi + layout::NZCV], 29);
+                false
+            }
+        };
+        if is_borrow != as_borrow {
+            asm!(self ; cmc);
+        }
     }
 
     /// Jumps if `condition` holds.
@@ -190,6 +204,28 @@ fn reads_host_flags(insn: Insn, setter: Setter) -> bool {
         | Insn::Csneg { cond, .. }
         | Insn::CcmpReg { cond, .. }
         | Insn::CcmpImm { cond, .. } => in_host_flags(cond, setter).is_some(),
+        Insn::Alu64 { op, .. } | Insn::Alu32 { op, .. } => {
+            matches!(op, Alu::Adc | Alu::Adcs | Alu::Sbc | Alu::Sbcs)
+        }
+        _ => false,
+    }
+}
+
+/// Whether the code for `insn` leaves the host's flags as they are.
+fn keeps_host_flags(insn: Insn) -> bool {
+    match insn {
+        Insn::Nop
+        | Insn::Adr { .. }
+        | Insn::Adrp { .. }
+        | Insn::MovImm { .. }
+        | Insn::MovReg64 { .. }
+        | Insn::MovReg32 { .. }
+        | Insn::AddImm64 { .. }
+        | Insn::AddImm32 { .. }
+        | Insn::AddReg64 { .. }
+        | Insn::AddReg32 { .. }
+        | Insn::Alu64 { op: Alu::Umulh, .. } => true,
+        Insn::Madd64 { a, .. } => a == ZERO,
         _ => false,
     }
 }

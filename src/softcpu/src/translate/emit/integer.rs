@@ -54,7 +54,6 @@ impl Emitter<'_> {
                 let n = self.read(n);
                 let host = self.write(d);
                 match immediate(imm) {
-                    Some(imm) if host == n => asm!(self ; add Rq(host), imm),
                     Some(imm) => asm!(self ; lea Rq(host), [Rq(n) + imm]),
                     None => {
                         self.constant(R11, imm);
@@ -123,14 +122,8 @@ impl Emitter<'_> {
                 asm!(self ; and eax, mask as i32 ; and Rd(host), !mask as i32 ; or Rd(host), eax);
                 self.write(d);
             }
-            Insn::Extr64 { d, n, m, lsb } => {
-                let (n, m, d) = (self.read(n), self.read(m), self.write(d));
-                asm!(self ; mov rax, Rq(m) ; shrd rax, Rq(n), (lsb & 63) as i8 ; mov Rq(d), rax);
-            }
-            Insn::Extr32 { d, n, m, lsb } => {
-                let (n, m, d) = (self.read(n), self.read(m), self.write(d));
-                asm!(self ; mov eax, Rd(m) ; shrd eax, Rd(n), (lsb & 31) as i8 ; mov Rd(d), eax);
-            }
+            Insn::Extr64 { d, n, m, lsb } => self.extract(d, n, m, lsb & 63, true),
+            Insn::Extr32 { d, n, m, lsb } => self.extract(d, n, m, lsb & 31, false),
 
             Insn::MovReg64 { d, m } => {
                 let (m, d) = (self.read(m), self.write(d));
@@ -182,6 +175,14 @@ impl Emitter<'_> {
             Insn::LogicShifted { d, n, m, op, invert, shift, amount, wide } => {
                 let (n, m) = (self.read(n), self.read(m));
                 let d = self.write(d);
+                if (op, invert, amount, wide) == (Logic::And, true, 0, true) {
+                    asm!(self ; andn Rq(d), Rq(m), Rq(n));
+                    return Some(Flow::Next);
+                }
+                if (op, invert, amount, wide) == (Logic::And, true, 0, false) {
+                    asm!(self ; andn Rd(d), Rd(m), Rd(n));
+                    return Some(Flow::Next);
+                }
                 self.shifted(R11, m, shift, amount, wide);
                 if invert {
                     asm!(self ; not r11);
@@ -197,7 +198,8 @@ impl Emitter<'_> {
             Insn::Msub64 { d, n, m, a } => self.multiply(d, n, m, a, true, true),
             Insn::Msub32 { d, n, m, a } => self.multiply(d, n, m, a, true, false),
             Insn::MulAddLong { d, n, m, a, signed, sub } => {
-                let (n, m, addend) = (self.read(n), self.read(m), self.read(a));
+                let (n, m) = (self.read(n), self.read(m));
+                let addend = (a != ZERO).then(|| self.read(a));
                 let d = self.write(d);
                 if signed {
                     asm!(self ; movsxd rax, Rd(n) ; movsxd r11, Rd(m));
@@ -205,7 +207,7 @@ impl Emitter<'_> {
                     asm!(self ; mov eax, Rd(n) ; mov r11d, Rd(m));
                 }
                 asm!(self ; imul rax, r11);
-                self.accumulate(d, addend, a == ZERO, sub, true);
+                self.accumulate(d, addend, sub, true);
             }
             Insn::Csel { d, n, m, cond, wide } => self.select(d, n, m, cond, wide, |_| ()),
             Insn::Csinc { d, n, m, cond, wide } => self.select(d, n, m, cond, wide, |e| asm!(e ; lea rax, [rax + 1])),
@@ -363,14 +365,35 @@ impl Emitter<'_> {
         }
     }
 
+    /// EXTR, which with one source is ROR.
+    #[expect(clippy::cast_possible_wrap, reason = "below 64")]
+    fn extract(&mut self, d: u8, n: u8, m: u8, lsb: u8, wide: bool) {
+        let (is_rotation, lsb) = (n == m, lsb as i8);
+        let (n, m) = (self.read(n), self.read(m));
+        let d = self.write(d);
+        match (is_rotation, wide) {
+            (true, true) => asm!(self ; rorx Rq(d), Rq(m), lsb),
+            (true, false) => asm!(self ; rorx Rd(d), Rd(m), lsb),
+            (false, true) if lsb == 0 => self.copy(d, m),
+            (false, false) if lsb == 0 => asm!(self ; mov Rd(d), Rd(m)),
+            (false, true) => {
+                asm!(self ; mov rax, Rq(m) ; shr rax, lsb ; mov rcx, Rq(n) ; shl rcx, 64 - lsb ; or rax, rcx ; mov Rq(d), rax);
+            }
+            (false, false) => {
+                asm!(self ; mov eax, Rd(m) ; shr eax, lsb ; mov ecx, Rd(n) ; shl ecx, 32 - lsb ; or eax, ecx ; mov Rd(d), eax);
+            }
+        }
+    }
+
     /// `to = m` shifted.
     #[expect(clippy::cast_possible_wrap, reason = "below 64")]
     fn shifted(&mut self, to: Host, m: Host, shift: Shift, amount: u8, wide: bool) {
         let amount = (amount & if wide { 63 } else { 31 }) as i8;
-        if wide {
-            asm!(self ; mov Rq(to), Rq(m));
-        } else {
-            asm!(self ; mov Rd(to), Rd(m));
+        match (shift, wide) {
+            (Shift::Ror, true) if amount != 0 => return asm!(self ; rorx Rq(to), Rq(m), amount),
+            (Shift::Ror, false) if amount != 0 => return asm!(self ; rorx Rd(to), Rd(m), amount),
+            (_, true) => asm!(self ; mov Rq(to), Rq(m)),
+            (_, false) => asm!(self ; mov Rd(to), Rd(m)),
         }
         if amount == 0 {
             return;
@@ -380,10 +403,8 @@ impl Emitter<'_> {
             (Shift::Lsl, false) => asm!(self ; shl Rd(to), amount),
             (Shift::Lsr, true) => asm!(self ; shr Rq(to), amount),
             (Shift::Lsr, false) => asm!(self ; shr Rd(to), amount),
-            (Shift::Asr, true) => asm!(self ; sar Rq(to), amount),
-            (Shift::Asr, false) => asm!(self ; sar Rd(to), amount),
-            (Shift::Ror, true) => asm!(self ; ror Rq(to), amount),
-            (Shift::Ror, false) => asm!(self ; ror Rd(to), amount),
+            (_, true) => asm!(self ; sar Rq(to), amount),
+            (_, false) => asm!(self ; sar Rd(to), amount),
         }
     }
 
@@ -455,7 +476,7 @@ impl Emitter<'_> {
             Alu::Rorv if wide => asm!(self ; mov ecx, Rd(m) ; mov rax, Rq(n) ; ror rax, cl ; mov Rq(d), rax),
             Alu::Rorv => asm!(self ; mov ecx, Rd(m) ; mov eax, Rd(n) ; ror eax, cl ; mov Rd(d), eax),
             Alu::Adc | Alu::Adcs => {
-                self.load_carry();
+                self.load_carry(false, op == Alu::Adcs);
                 if wide {
                     asm!(self ; mov rax, Rq(n) ; adc rax, Rq(m) ; mov Rq(d), rax);
                 } else {
@@ -466,17 +487,18 @@ impl Emitter<'_> {
                 }
             }
             Alu::Sbc | Alu::Sbcs => {
-                self.load_carry();
+                self.load_carry(true, op == Alu::Sbcs);
                 if wide {
-                    asm!(self ; cmc ; mov rax, Rq(n) ; sbb rax, Rq(m) ; mov Rq(d), rax);
+                    asm!(self ; mov rax, Rq(n) ; sbb rax, Rq(m) ; mov Rq(d), rax);
                 } else {
-                    asm!(self ; cmc ; mov eax, Rd(n) ; sbb eax, Rd(m) ; mov Rd(d), eax);
+                    asm!(self ; mov eax, Rd(n) ; sbb eax, Rd(m) ; mov Rd(d), eax);
                 }
                 if op == Alu::Sbcs {
                     self.flags_set(Setter::Subtract);
                 }
             }
-            Alu::Umulh => asm!(self ; mov r11, rdx ; mov rax, Rq(n) ; mul Rq(m) ; mov Rq(d), rdx ; mov rdx, r11),
+            // MULX changes no flags.
+            Alu::Umulh => asm!(self ; mov r11, rdx ; mov rdx, Rq(n) ; mulx Rq(d), rax, Rq(m) ; mov rdx, r11),
             _ => asm!(self ; mov r11, rdx ; mov rax, Rq(n) ; imul Rq(m) ; mov Rq(d), rdx ; mov rdx, r11),
         }
         Some(Flow::Next)
@@ -559,25 +581,33 @@ impl Emitter<'_> {
     }
 
     fn multiply(&mut self, d: u8, n: u8, m: u8, a: u8, sub: bool, wide: bool) {
-        let (n, m, addend) = (self.read(n), self.read(m), self.read(a));
+        let (n, m) = (self.read(n), self.read(m));
+        let addend = (a != ZERO).then(|| self.read(a));
         let d = self.write(d);
+        if wide && matches!(self.flags, Flags::InHost(_)) {
+            asm!(self ; mov r11, rdx ; mov rdx, Rq(n) ; mulx rax, Rq(d), Rq(m) ; mov rdx, r11);
+            return;
+        }
         if wide {
             asm!(self ; mov rax, Rq(n) ; imul rax, Rq(m));
         } else {
             asm!(self ; mov eax, Rd(n) ; imul eax, Rd(m));
         }
-        self.accumulate(d, addend, a == ZERO, sub, wide);
+        self.accumulate(d, addend, sub, wide);
     }
 
-    /// `d = addend ± rax`.
-    fn accumulate(&mut self, d: Host, addend: Host, is_zero: bool, sub: bool, wide: bool) {
-        match (sub, is_zero, wide) {
-            (false, true, true) => asm!(self ; mov Rq(d), rax),
-            (false, true, false) => asm!(self ; mov Rd(d), eax),
-            (false, false, true) => asm!(self ; lea Rq(d), [Rq(addend) + rax]),
-            (false, false, false) => asm!(self ; lea Rd(d), [Rq(addend) + rax]),
-            (true, _, true) => asm!(self ; neg rax ; lea Rq(d), [Rq(addend) + rax]),
-            (true, _, false) => asm!(self ; neg eax ; lea Rd(d), [Rq(addend) + rax]),
+    /// `d = addend ± rax`, or `± rax` without.
+    fn accumulate(&mut self, d: Host, addend: Option<Host>, sub: bool, wide: bool) {
+        match (sub, wide) {
+            (true, true) => asm!(self ; neg rax),
+            (true, false) => asm!(self ; neg eax),
+            _ => {}
+        }
+        match (addend, wide) {
+            (None, true) => asm!(self ; mov Rq(d), rax),
+            (None, false) => asm!(self ; mov Rd(d), eax),
+            (Some(addend), true) => asm!(self ; lea Rq(d), [Rq(addend) + rax]),
+            (Some(addend), false) => asm!(self ; lea Rd(d), [Rq(addend) + rax]),
         }
     }
 
