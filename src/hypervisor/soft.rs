@@ -110,6 +110,7 @@ impl Vcpu for SoftVcpu {
             ("instructions", counters.instructions),
             ("instructions_translated", counters.translated),
             ("units", counters.units),
+            ("units_shared", counters.units_shared),
             ("unit_bytes", counters.unit_bytes),
             ("unit_flushes", counters.unit_flushes),
             ("units_entered", counters.entered),

@@ -149,8 +149,11 @@ impl CodeCache {
         }
     }
 
-    /// Forgets every unit, but no instruction.
-    pub fn forget_units(&mut self) {
+    /// Forgets every unit, but no instruction. `miss` is what entries hold from now on where there is no unit.
+    pub fn forget_units(&mut self, miss: usize) {
+        if let Some(translation) = &mut self.translation {
+            translation.miss = miss;
+        }
         let (cold, miss) = (self.cold(), self.miss());
         for page in &mut self.pages {
             page.forget_units(0, PAGE_INSNS, cold, miss);

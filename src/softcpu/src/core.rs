@@ -62,7 +62,9 @@ pub struct Counters {
     pub entered: u64,
     /// Units of generated code made.
     pub units: u64,
-    /// Bytes of generated code.
+    /// Units that were there already, made by whichever vCPU.
+    pub units_shared: u64,
+    /// Bytes of code in the units made.
     pub unit_bytes: u64,
     /// Times that all units were forgotten to make room.
     pub unit_flushes: u64,

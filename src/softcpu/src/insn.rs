@@ -8,7 +8,7 @@
 use crate::simd::SimdInsn;
 
 /// What a load or store does between memory and a general-purpose register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Access {
     /// Store the low byte.
@@ -40,7 +40,7 @@ pub enum Access {
 }
 
 /// How an indexed load or store updates its base.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Index {
     /// The base stays.
@@ -52,7 +52,7 @@ pub enum Index {
 }
 
 /// A bitwise operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Logic {
     /// AND.
@@ -66,7 +66,7 @@ pub enum Logic {
 }
 
 /// A shift of a register operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Shift {
     /// Left.
@@ -80,7 +80,7 @@ pub enum Shift {
 }
 
 /// A two- or three-source operation that is not worth a variant of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Alu {
     /// Unsigned division; by zero is zero.
@@ -126,7 +126,7 @@ pub enum Alu {
 }
 
 /// A one-source operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Unary {
     /// Reverse the bits.
@@ -145,7 +145,7 @@ pub enum Unary {
 
 /// A decoded A64 instruction. `d`, `n`, `m`, `a`, `t` index [`Regs`](crate::regs::Regs); `off` is in bytes from this
 /// instruction. A suffix 32 means that results are zero above bit 31.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the variants are the architecture's instructions, the fields its operands")]
 pub enum Insn {
     /// This word has not been decoded yet.

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use crate::host_memory::HostMemory;
 use crate::stage2::{MapError, Permissions, Stage2};
+use crate::translate::UnitStore;
 use crate::vcpu::Vcpu;
 
 /// The IRQ line of the CPU interface is high.
@@ -41,7 +42,12 @@ pub(crate) enum Maintenance {
     AllCode,
     /// The decoded instructions of the cache line at this guest-physical address.
     CodeLine(u64),
+    /// The generation of units that is no longer the present one, so that its memory can go.
+    Units,
 }
+
+/// All that there is to forget.
+const EVERYTHING: [Maintenance; 3] = [Maintenance::AllTranslations, Maintenance::AllCode, Maintenance::Units];
 
 /// How a machine's processors are made.
 #[derive(Clone, Debug)]
@@ -54,7 +60,8 @@ pub struct SystemConfig {
     pub code_cache_bytes: usize,
     /// How instructions are executed.
     pub tier: Tier,
-    /// Host memory for generated code of all vCPUs together, in bytes.
+    /// Host memory for generated code, which all vCPUs share, in bytes. When it is full, new memory of this size takes its place; a vCPU that
+    /// does not run keeps the old one until it does.
     pub unit_bytes: usize,
 }
 
@@ -106,7 +113,7 @@ impl std::str::FromStr for Tier {
 
 impl Default for SystemConfig {
     fn default() -> Self {
-        Self { vcpu_count: 1, gic: true, code_cache_bytes: 15 << 20, tier: Tier::default(), unit_bytes: 20 << 20 }
+        Self { vcpu_count: 1, gic: true, code_cache_bytes: 15 << 20, tier: Tier::default(), unit_bytes: 16 << 20 }
     }
 }
 
@@ -147,7 +154,7 @@ impl Line {
         }
         if mailbox.len() >= MAILBOX_LIMIT {
             mailbox.clear();
-            mailbox.extend([Maintenance::AllTranslations, Maintenance::AllCode]);
+            mailbox.extend(EVERYTHING);
         } else {
             mailbox.push(message);
         }
@@ -179,6 +186,8 @@ pub struct System {
     stage2: RwLock<Stage2>,
     lines: Vec<Arc<Line>>,
     power_on: Instant,
+    /// Where code is generated.
+    units: Option<Arc<UnitStore>>,
 }
 
 impl System {
@@ -186,7 +195,11 @@ impl System {
     #[must_use]
     pub fn new(config: SystemConfig) -> Arc<Self> {
         let lines = (0..config.vcpu_count).map(|_| Arc::new(Line::default())).collect();
-        Arc::new(Self { config, stage2: RwLock::default(), lines, power_on: Instant::now() })
+        let units = match config.tier {
+            Tier::Interpret => None,
+            Tier::Translate { .. } => UnitStore::new(config.unit_bytes).map(Arc::new),
+        };
+        Arc::new(Self { config, stage2: RwLock::default(), lines, power_on: Instant::now(), units })
     }
 
     /// How this system was made.
@@ -269,6 +282,10 @@ impl System {
         self.stage2.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn units(&self) -> Option<&Arc<UnitStore>> {
+        self.units.as_ref()
+    }
+
     /// Nanoseconds since the system was made.
     pub(crate) fn now_ns(&self) -> u64 {
         u64::try_from(self.power_on.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -331,7 +348,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         line.obey_all(|message| seen.push(message));
-        assert_eq!(seen, [Maintenance::AllTranslations, Maintenance::AllCode]);
+        assert_eq!(seen, EVERYTHING);
         assert_eq!(line.pending.load(Ordering::SeqCst), 0);
     }
 

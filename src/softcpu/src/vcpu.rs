@@ -18,7 +18,7 @@ use crate::interpret::{self, Stop};
 use crate::regs::Regs;
 use crate::system::{Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System, Tier};
 use crate::translate::layout::{Exit as Left, Mode};
-use crate::translate::{Made, Translator};
+use crate::translate::{Made, Translator, unit_len};
 
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +64,11 @@ pub struct Vcpu {
 impl Vcpu {
     pub(crate) fn new(system: Arc<System>, index: u32) -> Self {
         let vcpus = usize::try_from(system.config().vcpu_count.max(1)).unwrap_or(1);
-        let (translator, patience) = match system.config().tier {
-            Tier::Interpret => (None, 0),
-            Tier::Translate { patience } => (Translator::new(system.config().unit_bytes / vcpus), patience),
+        let patience = match system.config().tier {
+            Tier::Interpret => 0,
+            Tier::Translate { patience } => patience,
         };
+        let translator = system.units().map(|units| Translator::new(Arc::clone(units)));
         let translation = translator.as_ref().map(|translator| Translation { miss: translator.miss(), patience });
         let code = CodeCache::new(system.config().code_cache_bytes / vcpus, translation);
         system.line(index).bind_thread();
@@ -219,18 +220,41 @@ impl Vcpu {
         if self.code.unit(index, mode, at).is_some() {
             return true;
         }
-        self.decode_ahead();
+        // Whatever becomes part of the unit is decoded, so that all vCPUs make the same one.
+        let len = loop {
+            let Some(page) = self.code.page(index) else { return false };
+            match unit_len(page.insns.get(at..).unwrap_or_default()) {
+                Ok(len) => break len,
+                Err(undecoded) => {
+                    if !self.decode(index, at + undecoded) {
+                        return false;
+                    }
+                }
+            }
+        };
         let (Some(page), Some(translator)) = (self.code.page(index), &mut self.translator) else { return false };
-        let made = translator.make(&page.insns[..], at, mode);
+        let made = translator.make(page.insns.get(at..at + len).unwrap_or_default(), at, mode);
         match made {
             Made::At(address) => self.code.set_unit(index, mode, at, Some(address)),
             Made::Not => self.code.set_unit(index, mode, at, None),
             Made::Full => {
-                self.code.forget_units();
-                translator.forget_all();
+                if self.renew_units() {
+                    self.core.system.broadcast(self.core.index, Maintenance::Units);
+                }
             }
         }
         matches!(made, Made::At(_))
+    }
+
+    /// Leaves units that are about to go; `false` if there are none.
+    fn renew_units(&mut self) -> bool {
+        let Some(translator) = self.translator.as_mut().filter(|translator| translator.is_outdated()) else {
+            return false;
+        };
+        translator.renew();
+        self.core.links.indirect = translator.indirect();
+        self.code.forget_units(translator.miss());
+        true
     }
 
     /// Software step and breakpoints: one instruction, from a page that holds no other.
@@ -348,6 +372,9 @@ impl Vcpu {
         match what {
             Maintenance::AllCode => self.code.forget_all(),
             Maintenance::CodeLine(ipa) => self.code.forget_line(ipa),
+            Maintenance::Units => {
+                self.renew_units();
+            }
             _ => {}
         }
     }
@@ -369,12 +396,16 @@ impl Vcpu {
     /// Decodes from the PC to the next branch.
     fn decode_ahead(&mut self) {
         let Some(index) = self.core.tlb.fetch(self.core.pc) else { return };
-        let Some(ipa) = self.code.page(index).map(crate::code::CodePage::ipa) else { return };
-        let first = page_index(self.core.pc);
+        self.decode(index, page_index(self.core.pc));
+    }
+
+    /// Decodes from instruction `first` of page `index` to the next branch; `false` where there is no memory any more.
+    fn decode(&mut self, index: u32, first: usize) -> bool {
+        let Some(ipa) = self.code.page(index).map(crate::code::CodePage::ipa) else { return false };
         let system = Arc::clone(&self.core.system);
         let stage2 = system.stage2();
         // Unmapped meanwhile: whoever unmapped also emptied the TLB, so the next fetch faults.
-        let Some((page, _)) = stage2.page(ipa) else { return };
+        let Some((page, _)) = stage2.page(ipa) else { return false };
         for at in first..(first + DECODE_AHEAD).min(PAGE_INSNS) {
             let insn = decode(page.load_u32((at * 4) as u64));
             self.code.set(index, at, insn);
@@ -383,6 +414,7 @@ impl Vcpu {
                 break;
             }
         }
+        true
     }
 
     /// Returns to the state after a warm reset. Decoded instructions and translations are forgotten.
@@ -455,7 +487,8 @@ impl Vcpu {
         match &self.translator {
             Some(translator) => Counters {
                 units: translator.units,
-                unit_bytes: translator.bytes() as u64,
+                unit_bytes: translator.bytes,
+                units_shared: translator.shared,
                 unit_flushes: translator.flushes,
                 ..counters
             },
@@ -482,12 +515,12 @@ impl Core {
 
     /// Keeps a message about decoded instructions for the outer loop.
     fn defer(&mut self, message: Maintenance) {
-        if !matches!(message, Maintenance::AllCode | Maintenance::CodeLine(_)) {
+        if !matches!(message, Maintenance::AllCode | Maintenance::CodeLine(_) | Maintenance::Units) {
             return;
         }
         if self.deferred.len() >= DEFERRED_LIMIT {
             self.deferred.clear();
-            self.deferred.push(Maintenance::AllCode);
+            self.deferred.extend([Maintenance::AllCode, Maintenance::Units]);
         } else {
             self.deferred.push(message);
         }

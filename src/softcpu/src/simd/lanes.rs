@@ -5,7 +5,7 @@
 use core::ops::{BitAnd, BitOr, BitXor};
 
 /// The size of one lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Size {
     /// 8 bits.
     B,
@@ -18,7 +18,7 @@ pub(crate) enum Size {
 }
 
 /// How many lanes of which size an instruction works on: a scalar, half a register, or a whole one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Arrangement {
     B,

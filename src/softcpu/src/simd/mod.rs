@@ -61,7 +61,7 @@ pub const FPSR_WRITABLE: u32 =
 pub(crate) const NOT_INDEXED: u8 = 0xff;
 
 /// One decoded instruction. What `ra` and `imm` hold is said at each operation of `Op`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SimdInsn {
     /// What to do.
     pub(crate) op: Op,

@@ -2,7 +2,7 @@
 //! one operation, and [`crate::simd::SimdInsn::arr`] tells them apart.
 
 /// What an instruction does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
     Integer(Integer),
     Saturate(Saturate),
@@ -18,7 +18,7 @@ pub(crate) enum Op {
 
 /// Two integer vectors to one that saturate nothing. `imm` is the index of the by-element form (`Mul`, `Mla`, `Mls`,
 /// `Sdot`, `Udot`) or [`crate::simd::NOT_INDEXED`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Integer {
     And, Bic, Orr, Orn, Eor, Bsl, Bit, Bif,
@@ -32,7 +32,7 @@ pub(crate) enum Integer {
 
 /// Integer operations that set FPSR.QC. `imm` is the index of the by-element form (`Sqdmulh` and later) or
 /// [`crate::simd::NOT_INDEXED`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Saturate {
     Sqadd, Uqadd, Sqsub, Uqsub, Suqadd, Usqadd, Sqabs, Sqneg,
@@ -40,7 +40,7 @@ pub(crate) enum Saturate {
 }
 
 /// Shifts that keep the lane size: by the signed low byte of each lane of Vm, then (`…Imm` and later) by `imm`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Shift {
     Sshl, Ushl, Srshl, Urshl, Sqshl, Uqshl, Sqrshl, Uqrshl,
@@ -48,7 +48,7 @@ pub(crate) enum Shift {
 }
 
 /// One integer vector to one, and the reductions across its lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Unary {
     Rev64, Rev32, Rev16, Cls, Clz, Cnt, Not, Rbit, Abs, Neg,
@@ -59,7 +59,7 @@ pub(crate) enum Unary {
 
 /// Operations whose result lanes are twice or half as wide as `arr`. A full `arr` means the upper half of the narrow
 /// register: the "2" forms. `imm` is the element index (multiplications) or the shift (the two shift groups).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Widen {
     Saddl, Uaddl, Ssubl, Usubl, Saddw, Uaddw, Ssubw, Usubw, Sabal, Uabal, Sabdl, Uabdl,
@@ -70,7 +70,7 @@ pub(crate) enum Widen {
 }
 
 /// Moving lanes without computing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Copy {
     /// Element `imm` of Vn.
@@ -95,7 +95,7 @@ pub(crate) enum Copy {
 }
 
 /// The cryptographic extensions. `imm` is the rotation of `Xar`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum Crypto {
     Aese, Aesd, Aesmc, Aesimc,
@@ -106,7 +106,7 @@ pub(crate) enum Crypto {
 
 /// Floating-point arithmetic, the scalar forms included. `imm` is the index of the by-element form (`Fmul`, `Fmulx`,
 /// `Fmla`, `Fmls`, `Fcmla`) or [`crate::simd::NOT_INDEXED`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum FpLanes {
     Fadd, Fsub, Fmul, Fdiv, Fnmul, Fmulx, Fabd, Fmla, Fmls,
@@ -122,7 +122,7 @@ pub(crate) enum FpLanes {
 
 /// Conversions between V registers, and rounding to integral values. `ra` is the rounding mode as
 /// [`crate::float::Rounding`] numbers it, or 7 for that of FPCR; `imm` is the number of fraction bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum FpConvert {
     Scvtf, Ucvtf, Fcvts, Fcvtu,
@@ -134,7 +134,7 @@ pub(crate) enum FpConvert {
 }
 
 /// Scalar instructions that touch general registers or flags, and plain moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[rustfmt::skip]
 pub(crate) enum FpScalar {
     Fmov,

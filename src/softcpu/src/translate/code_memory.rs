@@ -2,12 +2,10 @@
 // an address. Both ask for bare pointers.
 #![expect(unsafe_code, reason = "see UNSAFETY above")]
 
-//! Bounded host memory for generated code: never writable and executable through the same mapping.
-//!
-//! Code is appended until the memory is full, then everything is forgotten at once: finding out which unit nobody jumps to any more would
-//! cost more than making those again that are still needed.
+//! Bounded host memory for generated code, which is only ever appended: never writable and executable through the same mapping.
 
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -28,11 +26,14 @@ pub(crate) struct CodeMemory {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     len: usize,
-    used: usize,
+    /// Bytes in use. Who holds it may write behind them.
+    used: Mutex<usize>,
 }
 
 // SAFETY: both mappings belong to this value alone.
 unsafe impl Send for CodeMemory {}
+// SAFETY: only the bytes behind those in use are written, and under the lock.
+unsafe impl Sync for CodeMemory {}
 
 /// The host's C calling convention, spelled out because the generated code is written for it.
 type Enter = unsafe extern "sysv64" fn(*mut Core, u64, *const usize, u64, usize) -> i32;
@@ -51,36 +52,27 @@ impl CodeMemory {
         };
         let executable = map(ProtFlags::READ | ProtFlags::EXEC)?;
         let writable = map(ProtFlags::READ | ProtFlags::WRITE)?;
-        Ok(Self { writable, executable, len, used: 0 })
-    }
-
-    /// Bytes in use.
-    pub fn used(&self) -> usize {
-        self.used
+        Ok(Self { writable, executable, len, used: Mutex::new(0) })
     }
 
     /// Appends `code` and returns the address it runs at, or `None` if there is no room.
-    pub fn append(&mut self, code: &[u8]) -> Option<usize> {
-        let start = self.used.next_multiple_of(ALIGN);
+    pub fn append(&self, code: &[u8]) -> Option<usize> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = used.next_multiple_of(ALIGN);
         let end = start.checked_add(code.len()).filter(|end| *end <= self.len)?;
         // SAFETY: `start` is inside the mapping.
         let to = unsafe { self.writable.add(start) };
-        // SAFETY: `start..end` is inside the mapping, which nobody else writes, and code is not in it. x86-64 keeps instruction fetch
-        // coherent with stores, through whatever mapping (Intel SDM 3, 12.6).
+        // SAFETY: `start..end` is inside the mapping, which nobody else writes meanwhile, and code is not in it. x86-64 keeps instruction
+        // fetch coherent with stores, through whatever mapping (Intel SDM 3, 12.6); other threads learn the address through a lock.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), to.as_ptr(), code.len()) };
-        self.used = end;
+        *used = end;
         Some(self.executable.addr().get() + start)
-    }
-
-    /// Forgets what was appended behind the first `keep` bytes.
-    pub fn truncate(&mut self, keep: usize) {
-        self.used = self.used.min(keep);
     }
 
     /// Runs the unit at `entry` through the code at `trampoline`.
     ///
     /// # Safety
-    /// Both addresses were returned by [`Self::append`] and not truncated since; `entries` is the table of a page at `page_va`, and all
+    /// Both addresses were returned by [`Self::append`]; `entries` is the table of a page at `page_va`, and all
     /// tables reachable from `core` lead to such addresses.
     pub unsafe fn enter(
         &self,
@@ -114,13 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_memory_takes_nothing_until_it_is_truncated() {
-        let mut memory = CodeMemory::new(4096).unwrap();
+    fn full_memory_takes_nothing() {
+        let memory = CodeMemory::new(4096).unwrap();
         let first = memory.append(&[0xc3; 100]).unwrap();
         let second = memory.append(&[0xc3; 100]).unwrap();
         assert!(second >= first + 100 && second.is_multiple_of(ALIGN));
         assert_eq!(memory.append(&[0xc3; 4096]), None);
-        memory.truncate(100);
-        assert_eq!(memory.append(&[0xc3; 1]), Some(second));
+        assert!(memory.append(&[0xc3; 1]).is_some_and(|third| third >= second + 100));
     }
 }

@@ -4,8 +4,8 @@
 //! address goes into the page's table of entries; a unit jumps to the next one through these tables, within a page directly, to another
 //! page through the TLB of instruction fetches. Where there is no unit, the table leads back to Rust, and tier 0 goes on.
 //!
-//! Everything here belongs to one vCPU and its thread. Units live as long as the decoded instructions that they were made from:
-//! whoever forgets those, clears the entries.
+//! Units belong to the machine (see `store`); everything else here to one vCPU and its thread. A vCPU knows a unit as long as the decoded
+//! instructions that it was made from: whoever forgets those, clears the entries.
 
 pub(crate) mod layout;
 pub(crate) mod tier0;
@@ -17,15 +17,48 @@ mod emit;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod mxcsr;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod store;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod translator;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 #[path = "unavailable.rs"]
 mod translator;
 
-pub(crate) use self::translator::Translator;
+use crate::insn::Insn;
+
+pub(crate) use self::translator::{Translator, UnitStore};
 
 /// Instructions in a unit at most: what runs between two looks for interrupts.
 pub(crate) const LONGEST_UNIT: usize = 128;
+
+/// How many of `insns` a unit that begins with the first is made from.
+///
+/// # Errors
+/// The index of one that is not decoded yet.
+pub(crate) fn unit_len(insns: &[Insn]) -> Result<usize, usize> {
+    for (at, insn) in insns.iter().enumerate().take(LONGEST_UNIT) {
+        match insn {
+            Insn::Undecoded => return Err(at),
+            Insn::PageEnd => return Ok(at),
+            Insn::B { .. }
+            | Insn::Bl { .. }
+            | Insn::Br { .. }
+            | Insn::Blr { .. }
+            | Insn::Ret { .. }
+            | Insn::Eret
+            | Insn::Svc { .. }
+            | Insn::Hvc { .. }
+            | Insn::Smc { .. }
+            | Insn::Brk { .. }
+            | Insn::Wfi
+            | Insn::Wfe
+            | Insn::Yield
+            | Insn::Undefined => return Ok(at + 1),
+            _ => {}
+        }
+    }
+    Ok(insns.len().min(LONGEST_UNIT))
+}
 
 /// What became of an attempt to make a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

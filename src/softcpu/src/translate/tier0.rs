@@ -31,12 +31,12 @@ impl BusLink {
 /// [`DONE`], or why generated code must be left.
 ///
 /// # Safety
-/// Generated code calls: `core` is the one that it was entered with, `insn` stands in the page that the calling unit was made from.
+/// Generated code calls: `core` is the one that it was entered with, `insn` is one that the calling unit was made from.
 pub(crate) unsafe fn execute(core: *mut Core, insn: *const Insn, raised: u32) -> i32 {
     // SAFETY: generated code passes the core that it was entered with; whoever entered it holds the only reference and waits.
     let core = unsafe { &mut *core };
     core.regs.fpsr |= raised;
-    // SAFETY: the instruction stands in the page that the calling unit was made from; pages are changed only while no unit runs.
+    // SAFETY: the instruction is one that the calling unit was made from; it lives as long as the unit and is never changed.
     let insn = unsafe { *insn };
     let Some(bus) = core.bus.0 else { return Exit::Interpret as i32 };
     // SAFETY: `Translator::enter` links the bus that its caller borrows until generated code has returned.

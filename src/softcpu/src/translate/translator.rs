@@ -3,52 +3,41 @@
 
 //! The translator of one vCPU on hosts that code is generated for.
 
-use super::code_memory::CodeMemory;
-use super::emit;
+use std::sync::Arc;
+
 use super::layout::{Exit, Mode};
+pub(crate) use super::store::UnitStore;
+use super::store::{Found, Generation};
 use super::{Made, mxcsr, tier0};
 use crate::Bus;
 use crate::core::Core;
 use crate::insn::Insn;
 
-/// Makes and runs the units of one vCPU.
+/// Gets and runs the units of one vCPU.
 #[derive(Debug)]
 pub(crate) struct Translator {
-    memory: CodeMemory,
-    /// Bytes of the memory that hold the shared pieces.
-    reserved: usize,
-    enter: usize,
-    indirect: usize,
-    miss: usize,
+    store: Arc<UnitStore>,
+    /// The generation that all units known to this vCPU belong to.
+    generation: Arc<Generation>,
     /// Units made so far.
     pub units: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Units that another vCPU, or this one earlier, had made already.
+    pub shared: u64,
     /// Times that all units were forgotten because the memory was full.
     pub flushes: u64,
 }
 
 impl Translator {
-    /// A translator with `bytes` of memory for code; `None` where this host cannot run generated code.
-    pub fn new(bytes: usize) -> Option<Self> {
-        // What Haswell and all later processors have.
-        let has_all = std::arch::is_x86_feature_detected!("bmi1")
-            && std::arch::is_x86_feature_detected!("bmi2")
-            && std::arch::is_x86_feature_detected!("lzcnt")
-            && std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("fma");
-        if !has_all {
-            return None;
-        }
-        let stubs = emit::stubs::stubs()?;
-        let mut memory = CodeMemory::new(bytes).ok()?;
-        let base = memory.append(&stubs.code)?;
-        let reserved = memory.used();
-        let (enter, indirect, miss) = (base + stubs.enter, base + stubs.indirect, base + stubs.miss);
-        Some(Self { memory, reserved, enter, indirect, miss, units: 0, flushes: 0 })
+    pub fn new(store: Arc<UnitStore>) -> Self {
+        let generation = store.current();
+        Self { store, generation, units: 0, bytes: 0, shared: 0, flushes: 0 }
     }
 
     /// Where generated code jumps for a branch to anywhere.
     pub fn indirect(&self) -> usize {
-        self.indirect
+        self.generation.indirect
     }
 
     /// What generated code calls to have one instruction executed by tier 0.
@@ -58,29 +47,37 @@ impl Translator {
 
     /// What tables of entries hold where there is no unit.
     pub fn miss(&self) -> usize {
-        self.miss
+        self.generation.miss
     }
 
-    /// Bytes of code.
-    pub fn bytes(&self) -> usize {
-        self.memory.used()
-    }
-
-    /// Makes a unit of the instructions from `first` of a page on.
+    /// The unit of `insns`, of which the first is instruction `first` of its page.
     pub fn make(&mut self, insns: &[Insn], first: usize, mode: Mode) -> Made {
-        let Some(unit) = emit::emit(insns, first, mode) else { return Made::Not };
-        match self.memory.append(&unit) {
-            Some(address) => {
-                self.units += 1;
+        match self.generation.unit(insns, first, mode) {
+            Found::Known(address) => {
+                self.shared += 1;
                 Made::At(address)
             }
-            None => Made::Full,
+            Found::New(address, bytes) => {
+                self.units += 1;
+                self.bytes += bytes as u64;
+                Made::At(address)
+            }
+            Found::None => Made::Not,
+            Found::Full => {
+                self.store.renew(&self.generation);
+                Made::Full
+            }
         }
     }
 
-    /// Forgets all units; the caller has cleared every table.
-    pub fn forget_all(&mut self) {
-        self.memory.truncate(self.reserved);
+    /// Whether there is a newer generation of units.
+    pub fn is_outdated(&self) -> bool {
+        !Arc::ptr_eq(&self.generation, &self.store.current())
+    }
+
+    /// Goes to the present generation of units. The caller clears every table of entries.
+    pub fn renew(&mut self) {
+        self.generation = self.store.current();
         self.flushes += 1;
     }
 
@@ -89,9 +86,10 @@ impl Translator {
         core.bus = tier0::BusLink::to(bus);
         let (page_va, offset) = (core.pc & crate::tlb::PAGE_MASK, core.pc & !crate::tlb::PAGE_MASK);
         mxcsr::take();
-        // SAFETY: `enter` and `entry` are code of this memory, `entries` is the table of the PC's page; tables hold addresses of this memory, and
-        // both they and the TLB's references to them are cleared before the memory is.
-        let code = unsafe { self.memory.enter(self.enter, core, page_va, entries, offset, entry) };
+        let memory = self.generation.memory();
+        // SAFETY: `enter` and `entry` are code of this memory, `entries` is the table of the PC's page; tables hold addresses of this memory,
+        // and are cleared before this vCPU goes to another.
+        let code = unsafe { memory.enter(self.generation.enter, core, page_va, entries, offset, entry) };
         core.regs.fpsr |= mxcsr::take();
         core.bus = tier0::BusLink::default();
         Exit::from_code(code)

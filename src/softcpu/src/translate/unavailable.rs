@@ -1,6 +1,7 @@
 //! Hosts that no code is generated for: there is no translator, and tier 0 does all.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use super::Made;
 use super::layout::{Exit, Mode};
@@ -10,15 +11,27 @@ use crate::insn::Insn;
 
 /// Cannot be made.
 #[derive(Debug)]
+pub(crate) struct UnitStore(Infallible);
+
+impl UnitStore {
+    pub fn new(_bytes: usize) -> Option<Self> {
+        None
+    }
+}
+
+/// Cannot be made.
+#[derive(Debug)]
 pub(crate) struct Translator {
     never: Infallible,
     pub units: u64,
+    pub bytes: u64,
+    pub shared: u64,
     pub flushes: u64,
 }
 
 impl Translator {
-    pub fn new(_bytes: usize) -> Option<Self> {
-        None
+    pub fn new(store: Arc<UnitStore>) -> Self {
+        match store.0 {}
     }
 
     pub fn indirect(&self) -> usize {
@@ -33,15 +46,15 @@ impl Translator {
         match self.never {}
     }
 
-    pub fn bytes(&self) -> usize {
-        match self.never {}
-    }
-
     pub fn make(&mut self, _insns: &[Insn], _first: usize, _mode: Mode) -> Made {
         match self.never {}
     }
 
-    pub fn forget_all(&mut self) {
+    pub fn is_outdated(&self) -> bool {
+        match self.never {}
+    }
+
+    pub fn renew(&mut self) {
         match self.never {}
     }
 

@@ -65,8 +65,8 @@ impl Emitter<'_> {
 
     /// AESE followed by AESMC of the same register is one instruction of the host. `true` if the next instruction is done too.
     pub(super) fn aes_round(&mut self, insn: SimdInsn) -> bool {
-        let next = match self.insns.get(self.at + 1) {
-            Some(Insn::Simd(next)) if next.rd == insn.rd && next.rn == insn.rd && self.has_room_for_two() => next.op,
+        let next = match self.insn(self.at + 1) {
+            Some(Insn::Simd(next)) if next.rd == insn.rd && next.rn == insn.rd => next.op,
             _ => return false,
         };
         if !matches!((insn.op, next), (Op::Crypto(Crypto::Aese), Op::Crypto(Crypto::Aesmc)))

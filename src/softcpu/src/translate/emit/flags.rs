@@ -5,7 +5,6 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 use super::{Emitter, asm, layout};
 use crate::insn::{Alu, Insn, Logic};
 use crate::regs::ZERO;
-use crate::translate::LONGEST_UNIT;
 
 /// Where the guest's flags are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +55,7 @@ impl Emitter<'_> {
     /// are lost, or nobody reads them at all.
     pub(super) fn flags_set(&mut self, setter: Setter) {
         self.flags = Flags::InHost(setter);
-        let following = self.insns.iter().take(self.first + LONGEST_UNIT).skip(self.at + 1);
+        let following = self.insns.iter().skip(self.at + 1 - self.first);
         if following.copied().find(|insn| !keeps_host_flags(*insn)).is_some_and(|insn| reads_host_flags(insn, setter)) {
             return;
         }
@@ -69,7 +68,7 @@ impl Emitter<'_> {
 
     /// Whether the flags are set again before anything can see them, from the instruction behind `at` on.
     pub(super) fn are_dead_behind(&self, at: usize) -> bool {
-        for insn in self.insns.iter().take(self.first + LONGEST_UNIT).skip(at + 1) {
+        for insn in self.insns.iter().skip(at + 1 - self.first) {
             match effect(*insn) {
                 Effect::Sets => return true,
                 Effect::None => {}

@@ -384,8 +384,8 @@ impl Emitter<'_> {
     fn call_tier_0(&mut self, at: usize) {
         let not_executed = self.ops.new_dynamic_label();
         let done = self.ops.new_dynamic_label();
-        // Decoded pages are never moved, and not changed while a unit runs.
-        let insn = self.insns.get(at).map_or(0, |insn| std::ptr::from_ref(insn).expose_provenance());
+        // They live as long as the unit.
+        let insn = self.insns.get(at - self.first).map_or(0, |insn| std::ptr::from_ref(insn).expose_provenance());
         asm!(self ; lea rax, [rsi + Self::offset(at)] ; mov [rdi + layout::PC], rax ; push rdi ; push rsi ; push rdx);
         self.constant(6, insn as u64);
         asm!(self

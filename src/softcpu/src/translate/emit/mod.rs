@@ -33,9 +33,7 @@ use self::branch::SideExit;
 use self::flags::Flags;
 use self::memory::Miss;
 use self::registers::{Action, Host, Registers, Snapshot};
-use super::LONGEST_UNIT;
 use super::layout::{self, Mode};
-use crate::code::PAGE_INSNS;
 use crate::insn::Insn;
 use crate::regs::{SP, ZERO};
 
@@ -50,6 +48,7 @@ use asm;
 pub(super) struct Emitter<'a> {
     ops: VecAssembler<X64Relocation>,
     mode: Mode,
+    /// From the unit's first on.
     insns: &'a [Insn],
     /// Index in the page of the unit's first instruction.
     first: usize,
@@ -85,8 +84,8 @@ enum Flow {
     End,
 }
 
-/// Makes a unit from the instruction at `first` of a page on: code that runs at any address, and refers to `insns` where it needs tier 0.
-/// `None` where not even the first instruction can be translated.
+/// Makes a unit of `insns`, of which the first is instruction `first` of its page: code that runs at any address, and refers to `insns` where
+/// it needs tier 0. `None` where not even the first instruction can be translated.
 pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Vec<u8>> {
     let mut ops = VecAssembler::new(0);
     let start = ops.new_dynamic_label();
@@ -114,7 +113,7 @@ impl Emitter<'_> {
     fn unit(&mut self) -> Option<()> {
         self.prologue();
         loop {
-            let insn = self.insns.get(self.at).copied()?;
+            let insn = self.insn(self.at)?;
             self.registers.next_instruction();
             self.vectors.next_instruction();
             match self.instruction(insn) {
@@ -131,7 +130,7 @@ impl Emitter<'_> {
                 }
                 Some(Flow::Next) => self.at += 1,
             }
-            if self.at == PAGE_INSNS || self.at - self.first == LONGEST_UNIT {
+            if self.at - self.first == self.insns.len() {
                 self.store_flags();
                 self.leave_to(self.at, self.at);
                 break;
@@ -159,9 +158,9 @@ impl Emitter<'_> {
         self.exits.push(SideExit::attention(attention));
     }
 
-    /// Whether the unit may have an instruction behind the present one.
-    fn has_room_for_two(&self) -> bool {
-        self.at + 1 - self.first < LONGEST_UNIT
+    /// The instruction with this index in the page, if the unit is made from it.
+    fn insn(&self, at: usize) -> Option<Insn> {
+        self.insns.get(at - self.first).copied()
     }
 
     fn instruction(&mut self, insn: Insn) -> Option<Flow> {
