@@ -67,7 +67,7 @@ struct SoftVcpuBuilder {
 
 impl VcpuBuilder for SoftVcpuBuilder {
     fn bind(self: Box<Self>) -> Result<Box<dyn Vcpu>, HypervisorError> {
-        Ok(Box::new(SoftVcpu { vcpu: self.system.vcpu(self.index) }))
+        Ok(Box::new(SoftVcpu { index: self.index, vcpu: self.system.vcpu(self.index) }))
     }
 
     fn kicker(&self) -> Kicker {
@@ -77,6 +77,7 @@ impl VcpuBuilder for SoftVcpuBuilder {
 }
 
 struct SoftVcpu {
+    index: u32,
     vcpu: minivmm_softcpu::Vcpu,
 }
 
@@ -94,6 +95,11 @@ impl Vcpu for SoftVcpu {
             match self.vcpu.run(&SoftBus(io)) {
                 Exit::Kicked => return Ok(VcpuStop::Kicked),
                 Exit::Hvc { immediate: 0 } => return Ok(VcpuStop::Hypercall),
+                Exit::Diverged => {
+                    let (index, pc) = (self.index, self.vcpu.pc());
+                    let reason = self.vcpu.divergence().unwrap_or_default().to_owned();
+                    return Err(HypervisorError::Run { index, pc, reason });
+                }
                 // SMCCC calls have immediate 0 (DEN0028 §2.9), and our conduit is HVC, as the device tree says.
                 Exit::Hvc { .. } | Exit::Smc { .. } => self.set_x(0, psci::status::NOT_SUPPORTED.cast_unsigned()),
             }
@@ -114,6 +120,8 @@ impl Vcpu for SoftVcpu {
             ("unit_bytes", counters.unit_bytes),
             ("unit_flushes", counters.unit_flushes),
             ("units_entered", counters.entered),
+            ("units_compared", counters.compared),
+            ("units_not_compared", counters.not_compared),
             ("exceptions", counters.exceptions),
             ("interrupts", counters.interrupts),
             ("tlb_misses", counters.tlb_misses),

@@ -69,6 +69,8 @@ pub(crate) struct CodeCache {
     /// The page that gives way next.
     oldest: usize,
     translation: Option<Translation>,
+    /// The table that units see where they are not to lead to one another: it has none.
+    unlinked: Option<Box<[usize; PAGE_INSNS]>>,
 }
 
 /// What translation asks of the pages.
@@ -76,6 +78,8 @@ pub(crate) struct CodeCache {
 pub(crate) struct Translation {
     /// What entries hold where there is no unit.
     pub miss: usize,
+    /// Units lead to one another.
+    pub linked: bool,
     /// How many branches to an instruction are interpreted before it is translated.
     pub patience: u8,
 }
@@ -84,7 +88,9 @@ impl CodeCache {
     /// A cache that uses at most `bytes` of memory (but a few pages at least).
     pub fn new(bytes: usize, translation: Option<Translation>) -> Self {
         let limit = (bytes / size_of::<[Insn; PAGE_INSNS + 1]>()).max(MIN_PAGES);
-        Self { pages: Vec::new(), by_ipa: HashMap::new(), limit, oldest: 0, translation }
+        let unlinked = translation.filter(|translation| !translation.linked);
+        let unlinked = unlinked.map(|translation| Box::new([translation.miss; PAGE_INSNS]));
+        Self { pages: Vec::new(), by_ipa: HashMap::new(), limit, oldest: 0, translation, unlinked }
     }
 
     #[inline(always)]
@@ -154,6 +160,7 @@ impl CodeCache {
         if let Some(translation) = &mut self.translation {
             translation.miss = miss;
         }
+        self.unlinked.iter_mut().for_each(|table| table.fill(miss));
         let (cold, miss) = (self.cold(), self.miss());
         for page in &mut self.pages {
             page.forget_units(0, PAGE_INSNS, cold, miss);
@@ -164,7 +171,7 @@ impl CodeCache {
     pub fn unit(&self, index: u32, mode: Mode, at: usize) -> Option<(usize, *const usize)> {
         let table = self.page(index)?.entries[mode.index()].as_ref()?;
         let unit = *table.get(at)?;
-        (Some(unit) != self.miss()).then_some((unit, table.as_ptr()))
+        (Some(unit) != self.miss()).then_some((unit, self.unlinked.as_ref().unwrap_or(table).as_ptr()))
     }
 
     /// The table of entries of the page `index` for `mode`: its address, or zero where nothing is translated.
@@ -172,7 +179,7 @@ impl CodeCache {
         let miss = self.miss();
         let (Some(page), Some(miss)) = (self.pages.get_mut(index as usize), miss) else { return 0 };
         let table = page.entries[mode.index()].get_or_insert_with(|| Box::new([miss; PAGE_INSNS]));
-        table.as_ptr().expose_provenance()
+        self.unlinked.as_ref().unwrap_or(table).as_ptr().expose_provenance()
     }
 
     /// Sets the unit of instruction `at`, or that there shall be none.

@@ -7,6 +7,7 @@ use minivmm_aarch64::Mpidr;
 use crate::atomics::Monitor;
 use crate::exception::{MODE_EL1H, PSTATE_D, PSTATE_DAIF, PSTATE_F, PSTATE_I, PSTATE_PAN, PSTATE_SS};
 use crate::host_memory::HostPage;
+use crate::lockstep::Copies;
 use crate::regs::Regs;
 use crate::sysreg::SystemRegisters;
 use crate::system::{Line, Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System};
@@ -68,6 +69,10 @@ pub struct Counters {
     pub unit_bytes: u64,
     /// Times that all units were forgotten to make room.
     pub unit_flushes: u64,
+    /// Units that the lockstep tier has compared with tier 0.
+    pub compared: u64,
+    /// Units that it could not compare, because a device interfered or the guest had an invalidation open.
+    pub not_compared: u64,
     /// Instructions decoded.
     pub decoded: u64,
     /// Accesses that reached the bus.
@@ -116,6 +121,8 @@ pub(crate) struct Core {
     pub banked_sp_el1: u64,
     pub counters: Counters,
     pub index: u32,
+    /// What stands for memory, where this core only tries out what another one will do.
+    pub copies: Option<Box<Copies>>,
     /// For generated code.
     pub links: Links,
     /// The bus, while generated code runs.
@@ -151,6 +158,7 @@ impl Core {
             banked_sp_el1: 0,
             counters: Counters::default(),
             index,
+            copies: None,
             links: Links { execute: 0, indirect: 0, pending: system.line(index).pending.as_ptr().expose_provenance() },
             bus: BusLink::default(),
             line: Arc::clone(system.line(index)),

@@ -44,6 +44,8 @@ pub(crate) enum Stop {
     Wfi,
     /// Let another vCPU run.
     Yield,
+    /// Generated code did something else. Not from here: see `Vcpu`.
+    Diverged,
 }
 
 /// Runs from the PC, whose page is `index` of `code`.

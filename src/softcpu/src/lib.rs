@@ -9,7 +9,7 @@
 //! PMULL, SHA1, SHA256, SHA512, SHA3, E0PD, HPDS, CSV2_3. The identification registers (`id`) advertise exactly what is there.
 //!
 //! How an instruction runs: `decode` turns a word into an [`insn::Insn`]; `code` keeps pages of them by guest-physical address; `interpret`
-//! (tier 0) runs them, and `translate` makes host code of those that run often; `memory` and `tlb` translate addresses and access; `vcpu` is the
+//! (tier 0) runs them, `translate` makes host code of those that run often, and `lockstep` compares the two; `memory` and `tlb` translate addresses and access; `vcpu` is the
 //! loop around it that sees interrupts.
 
 mod alu;
@@ -25,6 +25,7 @@ mod id;
 pub mod insn;
 mod interpret;
 mod loadstore;
+mod lockstep;
 mod memory;
 pub mod regs;
 pub mod simd;

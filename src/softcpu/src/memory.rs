@@ -317,7 +317,14 @@ impl Core {
             return Err(self.data_abort(va, fsc::PERMISSION + translation.level, as_write));
         }
         let place = match stage2.page(translation.ipa) {
-            Some((page, permissions)) if permissions.read && (permissions.write || !write) => Place::Ram(page),
+            Some((page, permissions)) if permissions.read && (permissions.write || !write) => match &mut self.copies {
+                None => Place::Ram(page),
+                Some(copies) => Place::Ram(copies.page(translation.ipa & PAGE_MASK, page).ok_or(Trap)?),
+            },
+            _ if self.copies.is_some() => {
+                self.copies.iter_mut().for_each(|copies| copies.gave_up = true);
+                return Err(Trap);
+            }
             // What stage 2 withholds is the machine's to complete, like memory that is not there.
             _ => Place::Device(translation.ipa),
         };

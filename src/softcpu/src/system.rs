@@ -8,7 +8,7 @@
 //! then read the other, sequentially consistent.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::Thread;
 use std::time::Instant;
 
@@ -76,6 +76,8 @@ pub enum Tier {
         /// is translated at once.
         patience: u8,
     },
+    /// By host code, each piece of which is compared with the other way: slow, and stops at the first difference.
+    Lockstep,
 }
 
 impl Tier {
@@ -91,7 +93,7 @@ impl Default for Tier {
 
 /// Not a tier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not interpret, translate or translate=N, where N is 0 to 254")]
+#[error("`{0}` is not interpret, lockstep, translate or translate=N, where N is 0 to 254")]
 pub struct UnknownTier(String);
 
 impl std::str::FromStr for Tier {
@@ -102,6 +104,7 @@ impl std::str::FromStr for Tier {
         match text.split_once('=') {
             None if text == "interpret" => Ok(Self::Interpret),
             None if text == "translate" => Ok(Self::default()),
+            None if text == "lockstep" => Ok(Self::Lockstep),
             Some(("translate", patience)) => {
                 let patience = patience.parse().ok().filter(|patience| *patience < u8::MAX).ok_or_else(unknown)?;
                 Ok(Self::Translate { patience })
@@ -188,6 +191,8 @@ pub struct System {
     power_on: Instant,
     /// Where code is generated.
     units: Option<Arc<UnitStore>>,
+    /// Held by the vCPU whose turn it is in lockstep.
+    turn: Mutex<()>,
 }
 
 impl System {
@@ -197,9 +202,16 @@ impl System {
         let lines = (0..config.vcpu_count).map(|_| Arc::new(Line::default())).collect();
         let units = match config.tier {
             Tier::Interpret => None,
-            Tier::Translate { .. } => UnitStore::new(config.unit_bytes).map(Arc::new),
+            Tier::Translate { .. } | Tier::Lockstep => UnitStore::new(config.unit_bytes).map(Arc::new),
         };
-        Arc::new(Self { config, stage2: RwLock::default(), lines, power_on: Instant::now(), units })
+        Arc::new(Self {
+            config,
+            stage2: RwLock::default(),
+            lines,
+            power_on: Instant::now(),
+            units,
+            turn: Mutex::default(),
+        })
     }
 
     /// How this system was made.
@@ -286,6 +298,11 @@ impl System {
         self.units.as_ref()
     }
 
+    /// Waits until no other vCPU compares a unit.
+    pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Nanoseconds since the system was made.
     pub(crate) fn now_ns(&self) -> u64 {
         u64::try_from(self.power_on.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -356,6 +373,7 @@ mod tests {
     fn tiers_have_names() {
         assert_eq!("interpret".parse(), Ok(Tier::Interpret));
         assert_eq!("translate".parse(), Ok(Tier::default()));
+        assert_eq!("lockstep".parse(), Ok(Tier::Lockstep));
         assert_eq!("translate=0".parse(), Ok(Tier::Translate { patience: 0 }));
         for wrong in ["", "fast", "translate=", "translate=255", "interpret=1"] {
             assert_eq!(wrong.parse::<Tier>(), Err(UnknownTier(wrong.to_owned())));

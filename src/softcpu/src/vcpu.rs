@@ -15,6 +15,7 @@ use crate::decode::decode;
 use crate::exception::PSTATE_IL;
 use crate::insn::Insn;
 use crate::interpret::{self, Stop};
+use crate::lockstep::{self, Lockstep, Verdict};
 use crate::regs::Regs;
 use crate::system::{Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System, Tier};
 use crate::translate::layout::{Exit as Left, Mode};
@@ -35,6 +36,8 @@ pub enum Exit {
         /// The instruction's immediate.
         immediate: u16,
     },
+    /// Generated code did something else than tier 0 ([`Tier::Lockstep`]): see [`Vcpu::divergence`].
+    Diverged,
 }
 
 /// Instructions decoded ahead of the one that was reached.
@@ -57,6 +60,9 @@ pub struct Vcpu {
     translator: Option<Translator>,
     /// Translates whatever is reached.
     at_once: bool,
+    /// Tier 0 beside the generated code, and what it found wrong.
+    lockstep: Option<Box<Lockstep>>,
+    divergence: Option<String>,
     /// The modes of EL1 and EL0 whose tables of entries the TLB leads to.
     fetch_modes: [Option<Mode>; 2],
 }
@@ -65,18 +71,24 @@ impl Vcpu {
     pub(crate) fn new(system: Arc<System>, index: u32) -> Self {
         let vcpus = usize::try_from(system.config().vcpu_count.max(1)).unwrap_or(1);
         let patience = match system.config().tier {
-            Tier::Interpret => 0,
+            Tier::Interpret | Tier::Lockstep => 0,
             Tier::Translate { patience } => patience,
         };
         let translator = system.units().map(|units| Translator::new(Arc::clone(units)));
-        let translation = translator.as_ref().map(|translator| Translation { miss: translator.miss(), patience });
+        let lockstep = system.config().tier == Tier::Lockstep;
+        let translation = translator.as_ref().map(|translator| {
+            let miss = translator.miss();
+            Translation { miss, patience, linked: !lockstep }
+        });
+        let lockstep = lockstep.then(|| Lockstep::new(&system, index)).flatten().map(Box::new);
         let code = CodeCache::new(system.config().code_cache_bytes / vcpus, translation);
         system.line(index).bind_thread();
         let mut core = Core::new(system, index);
         if let Some(translator) = &translator {
             (core.links.indirect, core.links.execute) = (translator.indirect(), translator.execute());
         }
-        Self { core, code, scratch: None, translator, at_once: patience == 0, fetch_modes: [None; 2] }
+        let (at_once, fetch_modes) = (patience == 0, [None; 2]);
+        Self { core, code, scratch: None, translator, at_once, lockstep, divergence: None, fetch_modes }
     }
 
     /// Runs guest instructions until the machine is needed. Waits for interrupts inside.
@@ -109,6 +121,7 @@ impl Vcpu {
                 Stop::Synchronize => self.synchronize(),
                 Stop::Hvc(immediate) => return Exit::Hvc { immediate },
                 Stop::Smc(immediate) => return Exit::Smc { immediate },
+                Stop::Diverged => return Exit::Diverged,
                 Stop::Wfi => self.wait(bus),
                 Stop::Yield => {
                     self.core.leave_guest();
@@ -150,7 +163,7 @@ impl Vcpu {
 
     /// By generated code where there is some.
     fn execute_fast(&mut self, bus: &dyn Bus) -> Stop {
-        let mode = self.select_mode();
+        let mut mode = self.select_mode();
         loop {
             if self.core.pc & 3 != 0 {
                 return Stop::Fetch;
@@ -159,7 +172,38 @@ impl Vcpu {
             let at = page_index(self.core.pc);
             if let (Some((unit, entries)), Some(translator)) = (self.code.unit(index, mode, at), &self.translator) {
                 let before = self.core.retired;
-                let left = translator.enter(&mut self.core, bus, entries, unit);
+                let left = match &mut self.lockstep {
+                    None => translator.enter(&mut self.core, bus, entries, unit),
+                    Some(lockstep) => {
+                        let system = Arc::clone(&self.core.system);
+                        let _turn = system.take_turn();
+                        let insns = self.code.page(index).and_then(|page| page.insns.get(at..)).unwrap_or_default();
+                        let (len, comparable) =
+                            lockstep::unit_len(insns.get(..unit_len(insns).unwrap_or(0)).unwrap_or_default());
+                        if comparable {
+                            lockstep.predict(&self.core, &insns[..len], at);
+                        }
+                        // A unit that is a loop ends after one turn.
+                        let poll_at = std::mem::replace(&mut self.core.poll_at, before + 1);
+                        let left = translator.enter(&mut self.core, bus, entries, unit);
+                        if self.core.poll_at == before + 1 {
+                            self.core.poll_at = poll_at;
+                        }
+                        if left == Left::Indirect {
+                            self.core.pc = crate::walk::canonical(self.core.sys.tcr, self.core.pc);
+                        }
+                        match lockstep.compare(&self.core, self.core.retired - before, left) {
+                            _ if !comparable => {}
+                            Verdict::Same => self.core.counters.compared += 1,
+                            Verdict::Unsure => self.core.counters.not_compared += 1,
+                            Verdict::Different(how) => {
+                                self.divergence = Some(format!("{how}; after {:?}", &insns[..len]));
+                                return Stop::Diverged;
+                            }
+                        }
+                        left
+                    }
+                };
                 self.core.counters.entered += 1;
                 self.core.counters.translated += self.core.retired - before;
                 match left {
@@ -169,6 +213,7 @@ impl Vcpu {
                     Left::Indirect => self.core.pc = crate::walk::canonical(self.core.sys.tcr, self.core.pc),
                     Left::Interpret => match self.interpret_on(bus) {
                         Stop::Hot => {
+                            mode = self.select_mode();
                             self.translate(mode);
                         }
                         stop => return stop,
@@ -187,7 +232,9 @@ impl Vcpu {
                 continue;
             }
             match interpret::run(&mut self.core, &self.code, index, bus) {
+                // Tier 0 may have taken an exception before it came here.
                 Stop::Hot => {
+                    mode = self.select_mode();
                     self.translate(mode);
                 }
                 stop => return stop,
@@ -233,6 +280,10 @@ impl Vcpu {
             }
         };
         let (Some(page), Some(translator)) = (self.code.page(index), &mut self.translator) else { return false };
+        let len = match &self.lockstep {
+            None => len,
+            Some(_) => lockstep::unit_len(page.insns.get(at..at + len).unwrap_or_default()).0,
+        };
         let made = translator.make(page.insns.get(at..at + len).unwrap_or_default(), at, mode);
         match made {
             Made::At(address) => self.code.set_unit(index, mode, at, Some(address)),
@@ -421,6 +472,12 @@ impl Vcpu {
     pub fn reset(&mut self) {
         self.core.reset();
         self.code.forget_all();
+    }
+
+    /// What generated code did wrong when [`Vcpu::run`] returned [`Exit::Diverged`].
+    #[must_use]
+    pub fn divergence(&self) -> Option<&str> {
+        self.divergence.as_deref()
     }
 
     /// The registers that user programs see.
