@@ -2,7 +2,7 @@
 #![expect(dead_code, reason = "every test file uses a part of this")]
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -78,3 +78,24 @@ pub fn print(text: &str) -> Vec<u32> {
 
 pub const SYSTEM_OFF: u32 = 0x8400_0008;
 pub const SYSTEM_RESET: u32 = 0x8400_0009;
+
+/// A disk image with the program that `tests/guests/NAME/NAME.c` makes, static, for arm64 Linux. `None` where there is no compiler for
+/// it, which is said.
+pub fn guest_program(name: &str) -> Option<PathBuf> {
+    let source = format!("{}/tests/guests/{name}/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
+    compiler.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o"]).arg(&program).arg(source);
+    match compiler.status() {
+        Ok(status) => assert!(status.success(), "{name} does not compile"),
+        Err(error) => {
+            eprintln!("skipped: aarch64-linux-gnu-gcc: {error}");
+            return None;
+        }
+    }
+    let image = program.with_extension("img");
+    let mut bytes = fs::read(program).unwrap();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    fs::write(&image, bytes).unwrap();
+    Some(image)
+}

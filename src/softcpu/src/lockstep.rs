@@ -4,7 +4,10 @@
 //! exclusive monitor, the instruction count, the way it ended and every byte of those pages must agree. Instructions whose
 //! effect cannot be had twice (system registers that change something or tell the time, barriers that wait, device accesses) are left out: a
 //! unit ends before them. vCPUs take turns; devices do not, so a difference in bytes that the unit does not write is theirs.
+//!
+//! A unit is compared the first [`ALWAYS`] times it runs, then one time in [`SOMETIMES`]: so a kernel boots in a minute or two, not in ten.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use minivmm_aarch64::{SysReg, sysreg as id};
@@ -22,6 +25,11 @@ use crate::translate::layout::{self, Exit};
 
 /// Pages that a unit of the greatest length can touch: two by each instruction.
 const MOST_PAGES: usize = 2 * crate::translate::LONGEST_UNIT;
+
+/// How often a unit is compared whenever it runs.
+const ALWAYS: u32 = 256;
+/// One in so many of its later runs is.
+const SOMETIMES: u32 = 16;
 
 /// Copies of the pages that tier 0 touches instead of the guest's own.
 #[derive(Debug)]
@@ -97,6 +105,8 @@ pub(crate) struct Lockstep {
     core: Core,
     /// One page, which holds the instructions of the unit and nothing else.
     page: CodeCache,
+    /// How often each unit ran, by its address.
+    runs: HashMap<usize, u32>,
     /// How the unit must end.
     stop: Stop,
     retired: u64,
@@ -120,7 +130,19 @@ impl Lockstep {
         let mut page = CodeCache::new(0, None);
         let (index, _) = page.page_at(0);
         (0..PAGE_INSNS).for_each(|at| page.set(index, at, Insn::PageEnd));
-        Some(Self { core, page, stop: Stop::Attention, retired: 0 })
+        Some(Self { core, page, runs: HashMap::new(), stop: Stop::Attention, retired: 0 })
+    }
+
+    /// Whether this run of the unit at `address` is to be compared.
+    pub fn wants(&mut self, address: usize) -> bool {
+        let runs = self.runs.entry(address).or_default();
+        *runs = runs.wrapping_add(1);
+        *runs <= ALWAYS || runs.is_multiple_of(SOMETIMES)
+    }
+
+    /// Other units may be at the addresses of those known.
+    pub fn forget_units(&mut self) {
+        self.runs.clear();
     }
 
     /// Runs `insns`, of which the first is instruction `at` of its page, by tier 0 from the state of `real`.

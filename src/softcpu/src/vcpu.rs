@@ -174,35 +174,10 @@ impl Vcpu {
                 let before = self.core.retired;
                 let left = match &mut self.lockstep {
                     None => translator.enter(&mut self.core, bus, entries, unit),
-                    Some(lockstep) => {
-                        let system = Arc::clone(&self.core.system);
-                        let _turn = system.take_turn();
-                        let insns = self.code.page(index).and_then(|page| page.insns.get(at..)).unwrap_or_default();
-                        let (len, comparable) =
-                            lockstep::unit_len(insns.get(..unit_len(insns).unwrap_or(0)).unwrap_or_default());
-                        if comparable {
-                            lockstep.predict(&self.core, &insns[..len], at);
-                        }
-                        // A unit that is a loop ends after one turn.
-                        let poll_at = std::mem::replace(&mut self.core.poll_at, before + 1);
-                        let left = translator.enter(&mut self.core, bus, entries, unit);
-                        if self.core.poll_at == before + 1 {
-                            self.core.poll_at = poll_at;
-                        }
-                        if left == Left::Indirect {
-                            self.core.pc = crate::walk::canonical(self.core.sys.tcr, self.core.pc);
-                        }
-                        match lockstep.compare(&self.core, self.core.retired - before, left) {
-                            _ if !comparable => {}
-                            Verdict::Same => self.core.counters.compared += 1,
-                            Verdict::Unsure => self.core.counters.not_compared += 1,
-                            Verdict::Different(how) => {
-                                self.divergence = Some(format!("{how}; after {:?}", &insns[..len]));
-                                return Stop::Diverged;
-                            }
-                        }
-                        left
-                    }
+                    Some(_) => match self.enter_compared(bus, index, at, unit, entries) {
+                        Some(left) => left,
+                        None => return Stop::Diverged,
+                    },
                 };
                 self.core.counters.entered += 1;
                 self.core.counters.translated += self.core.retired - before;
@@ -240,6 +215,49 @@ impl Vcpu {
                 stop => return stop,
             }
         }
+    }
+
+    /// Runs the unit at instruction `at` of page `index`, and no other, and compares. `None` where tier 0 would have done something else.
+    fn enter_compared(
+        &mut self,
+        bus: &dyn Bus,
+        index: u32,
+        at: usize,
+        unit: usize,
+        entries: *const usize,
+    ) -> Option<Left> {
+        let (lockstep, translator) = (self.lockstep.as_mut()?, self.translator.as_ref()?);
+        let system = Arc::clone(&self.core.system);
+        let _turn = system.take_turn();
+        let insns = self.code.page(index).and_then(|page| page.insns.get(at..)).unwrap_or_default();
+        let insns = insns.get(..unit_len(insns).unwrap_or(0)).unwrap_or_default();
+        let (len, comparable) = lockstep::unit_len(insns);
+        let compares = comparable && lockstep.wants(unit);
+        if compares {
+            lockstep.predict(&self.core, &insns[..len], at);
+        }
+        // A unit that is a loop ends after one turn.
+        let (before, once) = (self.core.retired, self.core.retired + 1);
+        let poll_at = std::mem::replace(&mut self.core.poll_at, once);
+        let left = translator.enter(&mut self.core, bus, entries, unit);
+        if self.core.poll_at == once {
+            self.core.poll_at = poll_at;
+        }
+        if !compares {
+            return Some(left);
+        }
+        if left == Left::Indirect {
+            self.core.pc = crate::walk::canonical(self.core.sys.tcr, self.core.pc);
+        }
+        match lockstep.compare(&self.core, self.core.retired - before, left) {
+            Verdict::Same => self.core.counters.compared += 1,
+            Verdict::Unsure => self.core.counters.not_compared += 1,
+            Verdict::Different(how) => {
+                self.divergence = Some(format!("generated code differs from tier 0: {how}; after {:?}", &insns[..len]));
+                return None;
+            }
+        }
+        Some(left)
     }
 
     /// The present mode. The TLB leads to the tables of one mode for each exception level.
@@ -305,6 +323,7 @@ impl Vcpu {
         translator.renew();
         self.core.links.indirect = translator.indirect();
         self.code.forget_units(translator.miss());
+        self.lockstep.iter_mut().for_each(|lockstep| lockstep.forget_units());
         true
     }
 

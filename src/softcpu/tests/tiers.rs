@@ -262,9 +262,14 @@ const SPSR_EL1: SysReg = SysReg::new(3, 0, 4, 0, 0);
 
 impl Machine {
     fn new(tier: Tier) -> Self {
+        Self::with(SystemConfig { tier, ..SystemConfig::default() })
+    }
+
+    fn with(config: SystemConfig) -> Self {
+        let tier = config.tier;
         let region = Arc::new(GuestRegionMmap::from_range(GuestAddress(RAM), RAM_LEN, None).unwrap());
         let memory = GuestMemoryMmap::from_arc_regions(vec![region.clone()]).unwrap();
-        let system = System::new(SystemConfig { tier, ..SystemConfig::default() });
+        let system = System::new(config);
         system.map(RAM, HostMemory::from_mmap(region.get_mmap()).unwrap(), Permissions::ALL).unwrap();
         assert_eq!(memory.num_regions(), 1);
         let vcpu = system.vcpu(0);
@@ -391,6 +396,50 @@ fn programs_do_the_same_on_every_tier() {
         }
     }
     assert!(whole * 4 > programs, "only {whole} of {programs} programs ran to their end");
+}
+
+#[test]
+fn full_memory_for_code_changes_nothing_and_does_not_grow() {
+    const PROGRAMS: u64 = 3000;
+    let mut plain = Machine::new(Tier::Interpret);
+    // Room for a handful of programs.
+    let small = SystemConfig { tier: Tier::Translate { patience: 0 }, unit_bytes: 1 << 15, ..SystemConfig::default() };
+    let mut other = Machine::with(small);
+    for number in 0..PROGRAMS {
+        let mut rng = Rng((77_u64 << 32) + number);
+        let (code, data) = (program(&mut rng), rng.next());
+        let (expected, found) = (plain.run(&code, data), other.run(&code, data));
+        if found != expected {
+            report(number, &code, &expected, &found);
+        }
+    }
+    let counters = other.vcpu.counters();
+    if counters.units == 0 {
+        eprintln!("skipped: no code is generated for this host");
+        return;
+    }
+    assert!(counters.unit_flushes > 100, "{counters:?}");
+    // What was full is gone, but for the machines of other tests.
+    let mappings = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let of_code = mappings.lines().filter(|line| line.contains("minivmm-code")).count();
+    assert!(of_code <= 2 * 8, "{of_code} mappings of generated code");
+}
+
+#[test]
+fn lockstep_finds_nothing() {
+    let mut plain = Machine::new(Tier::Interpret);
+    let mut other = Machine::new(Tier::Lockstep);
+    for number in 0..2000 {
+        let mut rng = Rng((78_u64 << 32) + number);
+        let (code, data) = (program(&mut rng), rng.next());
+        let (expected, found) = (plain.run(&code, data), other.run(&code, data));
+        if found != expected {
+            report(number, &code, &expected, &found);
+        }
+    }
+    let counters = other.vcpu.counters();
+    assert!(counters.units == 0 || counters.compared > 10_000, "{counters:?}");
+    assert!(counters.not_compared * 20 <= counters.compared, "{counters:?}");
 }
 
 fn report(number: u64, code: &[u32], expected: &Outcome, found: &Outcome) -> ! {

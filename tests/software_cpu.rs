@@ -1,0 +1,74 @@
+//! The software CPU's tiers under a stock kernel: code that changes while it runs, and every unit of generated code compared with tier 0.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use support::minivmm;
+
+mod support;
+
+/// Boots the `shell` bundle, feeds `script` to its shell, and returns what that prints.
+fn shell(arguments: &[&str], script: &str) -> String {
+    let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--timeout", "900"]);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.status.code(), &*errors), (Some(0), ""), "{printed}");
+    printed.into_owned()
+}
+
+/// JIT compilers, fork and mmap, a debugger, kprobes, and the kernel's own compiler of packet filters: see the program.
+fn change_code(tier: &str) {
+    let Some(image) = support::guest_program("code_changes") else { return };
+    let disk = format!("{},ro", image.display());
+    let script = "cat /dev/vda >/tmp/program && chmod +x /tmp/program && /tmp/program";
+    assert_eq!(shell(&["--cpus", "2", "--cpu-tier", tier, "--disk", &disk], script), "every change was seen\n");
+}
+
+#[test]
+fn changed_code_is_seen_by_tier_0() {
+    change_code("interpret");
+}
+
+#[test]
+fn changed_code_is_seen_by_generated_code() {
+    change_code("translate");
+}
+
+#[test]
+fn changed_code_is_seen_where_all_code_is_generated() {
+    change_code("translate=0");
+}
+
+#[test]
+fn module_comes_and_goes() {
+    let script =
+        "for turn in 1 2 3 4 5; do modprobe loop && [ -e /dev/loop0 ] && rmmod loop || echo failed; done; echo done";
+    assert_eq!(shell(&["--cpus", "2"], script), "done\n");
+}
+
+#[test]
+fn generated_code_does_what_tier_0_does_while_a_kernel_boots() {
+    let directory = tempfile::tempdir().unwrap();
+    let stats = directory.path().join("stats.json");
+    let arguments = ["--cpus", "1", "--cpu-tier", "lockstep", "--stats", stats.to_str().unwrap()];
+    assert_eq!(shell(&arguments, "seq 3 | sort -r"), "3\n2\n1\n");
+    let (compared, not_compared) = (counter(&stats, "units_compared"), counter(&stats, "units_not_compared"));
+    if compared == 0 && std::env::consts::ARCH != "x86_64" {
+        eprintln!("skipped: no code is generated for this host");
+        return;
+    }
+    assert!(compared > 1_000_000, "only {compared} units were compared");
+    assert!(not_compared * 1000 < compared, "{not_compared} units beside {compared} could not be compared");
+}
+
+/// A counter of all vCPUs together.
+fn counter(stats: &Path, name: &str) -> u64 {
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
+    report["vcpus"].as_array().unwrap().iter().map(|vcpu| vcpu[name].as_u64().unwrap()).sum()
+}
