@@ -53,6 +53,8 @@ pub struct Counters {
     pub exceptions: u64,
     /// IRQs and FIQs taken.
     pub interrupts: u64,
+    /// Data accesses that the TLB knew.
+    pub tlb_hits: u64,
     /// Data accesses that the TLB did not know.
     pub tlb_misses: u64,
     /// Fetches from a page that the TLB did not know.
@@ -61,6 +63,10 @@ pub struct Counters {
     pub translated: u64,
     /// Times that generated code was entered.
     pub entered: u64,
+    /// Why it was left.
+    pub left_for: LeftFor,
+    /// Instructions that generated code had executed by a call of tier 0.
+    pub called: u64,
     /// Units of generated code made.
     pub units: u64,
     /// Units that were there already, made by whichever vCPU.
@@ -83,6 +89,21 @@ pub struct Counters {
     pub broadcasts: u64,
 }
 
+/// Why generated code was left, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftFor {
+    /// There was no code to go on with.
+    pub no_unit: u64,
+    /// The TLB did not know the page of a branch's target.
+    pub unknown_page: u64,
+    /// Tier 0 had to execute an instruction.
+    pub tier_0: u64,
+    /// An exception.
+    pub exception: u64,
+    /// An interrupt, a request, or the clock.
+    pub attention: u64,
+}
+
 /// How many instructions run between two looks at the clock while a timer is armed.
 const POLL_INTERVAL: u64 = 4096;
 
@@ -100,6 +121,8 @@ pub(crate) struct Core {
     pub poll_at: u64,
     /// Instructions executed.
     pub retired: u64,
+    /// Data accesses that the TLB knew.
+    pub tlb_hits: u64,
     pub fp_enabled: bool,
     /// SCTLR_EL1.SA or SA0 of this exception level.
     pub check_sp: bool,
@@ -142,6 +165,7 @@ impl Core {
             attention: 0,
             poll_at: 0,
             retired: 0,
+            tlb_hits: 0,
             fp_enabled: false,
             check_sp: false,
             careful: false,

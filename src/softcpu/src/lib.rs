@@ -41,7 +41,7 @@ mod walk;
 
 use minivmm_aarch64::SysReg;
 
-pub use crate::core::Counters;
+pub use crate::core::{Counters, LeftFor};
 pub use crate::host_memory::{HostMemory, PAGE_SIZE};
 pub use crate::stage2::{IPA_BITS, MapError, Permissions};
 pub use crate::system::{System, SystemConfig, Tier, UnknownTier};

@@ -41,7 +41,9 @@ macro_rules! fast_path {
             const SIZE: u64 = size_of::<$value>() as u64;
             let entry = self.tlb.entry(self.regime, va);
             if entry.read == self.tlb.tag(self.regime, va, SIZE) {
-                return Ok(entry.page.$load(va));
+                let value = entry.page.$load(va);
+                self.count_hit();
+                return Ok(value);
             }
             self.load_slow(bus, va, SIZE, self.current_regime()).map(|value| value as $value)
         }
@@ -53,6 +55,7 @@ macro_rules! fast_path {
             let entry = self.tlb.entry(self.regime, va);
             if entry.write == self.tlb.tag(self.regime, va, SIZE) {
                 entry.page.$store(va, value);
+                self.count_hit();
                 return Ok(());
             }
             self.store_slow(bus, va, SIZE, u64::from(value), self.current_regime())
@@ -66,12 +69,20 @@ impl Core {
     fast_path!(u32, load_u32, store_u32, #[expect(clippy::cast_possible_truncation, reason = "the slow path returns this size")]);
     fast_path!(u64, load_u64, store_u64);
 
+    /// Wraps, since generated code takes a miss back before it counts what it looked up.
+    #[inline(always)]
+    fn count_hit(&mut self) {
+        self.tlb_hits = self.tlb_hits.wrapping_add(1);
+    }
+
     /// Loads two doublewords: a pair of registers, or a Q register. Not single-copy atomic as a whole.
     #[inline(always)]
     pub(crate) fn load_two(&mut self, bus: &dyn Bus, va: u64) -> Result<(u64, u64), Trap> {
         let entry = self.tlb.entry(self.regime, va);
         if entry.read == self.tlb.tag(self.regime, va, 8) && va & PAGE_OFFSET <= PAGE_SIZE - 16 {
-            return Ok((entry.page.load_u64(va), entry.page.load_u64(va + 8)));
+            let values = (entry.page.load_u64(va), entry.page.load_u64(va + 8));
+            self.count_hit();
+            return Ok(values);
         }
         let low = self.load_u64(bus, va)?;
         Ok((low, self.load_u64(bus, va.wrapping_add(8))?))
@@ -84,6 +95,7 @@ impl Core {
         if entry.write == self.tlb.tag(self.regime, va, 8) && va & PAGE_OFFSET <= PAGE_SIZE - 16 {
             entry.page.store_u64(va, low);
             entry.page.store_u64(va + 8, high);
+            self.count_hit();
             return Ok(());
         }
         self.check_pages(va, 16)?;
@@ -249,7 +261,9 @@ impl Core {
         let entry = self.tlb.entry(self.regime, va);
         let tag = self.tlb.tag(self.regime, va, size);
         if (if write { entry.write } else { entry.read }) == tag {
-            return Ok(entry.page);
+            let page = entry.page;
+            self.count_hit();
+            return Ok(page);
         }
         let found = self.look_up(va, intent, regime)?;
         if self.watching {

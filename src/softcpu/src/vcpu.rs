@@ -10,7 +10,7 @@ use minivmm_aarch64::sysreg as id;
 
 use crate::Bus;
 use crate::code::{CodeCache, PAGE_INSNS, Translation};
-use crate::core::{Core, Counters, Trap};
+use crate::core::{Core, Counters, LeftFor, Trap};
 use crate::decode::decode;
 use crate::exception::PSTATE_IL;
 use crate::insn::Insn;
@@ -181,6 +181,7 @@ impl Vcpu {
                 };
                 self.core.counters.entered += 1;
                 self.core.counters.translated += self.core.retired - before;
+                self.core.counters.left_for.count(left);
                 match left {
                     Left::Attention => return Stop::Attention,
                     Left::Abort => return Stop::Abort,
@@ -559,7 +560,8 @@ impl Vcpu {
     /// What this vCPU did so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let counters = Counters { instructions: self.core.retired, ..self.core.counters };
+        let (instructions, tlb_hits) = (self.core.retired, self.core.tlb_hits);
+        let counters = Counters { instructions, tlb_hits, ..self.core.counters };
         match &self.translator {
             Some(translator) => Counters {
                 units: translator.units,
@@ -570,6 +572,19 @@ impl Vcpu {
             },
             None => counters,
         }
+    }
+}
+
+impl LeftFor {
+    fn count(&mut self, left: Left) {
+        let counter = match left {
+            Left::Miss => &mut self.no_unit,
+            Left::Indirect => &mut self.unknown_page,
+            Left::Interpret => &mut self.tier_0,
+            Left::Abort | Left::Undefined => &mut self.exception,
+            Left::Attention => &mut self.attention,
+        };
+        *counter += 1;
     }
 }
 

@@ -97,6 +97,7 @@ const fn displacement(offset: usize) -> i32 {
 }
 
 pub(crate) const RETIRED: i32 = displacement(offset_of!(Core, retired));
+pub(crate) const TLB_HITS: i32 = displacement(offset_of!(Core, tlb_hits));
 pub(crate) const POLL_AT: i32 = displacement(offset_of!(Core, poll_at));
 pub(crate) const ATTENTION: i32 = displacement(offset_of!(Core, attention));
 pub(crate) const PC: i32 = displacement(offset_of!(Core, pc));

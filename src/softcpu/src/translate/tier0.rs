@@ -36,6 +36,7 @@ pub(crate) unsafe fn execute(core: *mut Core, insn: *const Insn, raised: u32) ->
     // SAFETY: generated code passes the core that it was entered with; whoever entered it holds the only reference and waits.
     let core = unsafe { &mut *core };
     core.regs.fpsr |= raised;
+    core.counters.called += 1;
     // SAFETY: the instruction is one that the calling unit was made from; it lives as long as the unit and is never changed.
     let insn = unsafe { *insn };
     let Some(bus) = core.bus.0 else { return Exit::Interpret as i32 };

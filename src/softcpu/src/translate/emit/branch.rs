@@ -29,13 +29,15 @@ pub(super) struct SideExit {
     flags: Flags,
     /// Instructions that have run.
     done: i32,
+    /// Look-ups that have been made.
+    lookups: i32,
     target: Target,
 }
 
 impl SideExit {
     /// Before anything has run.
     pub fn attention(label: DynamicLabel) -> Self {
-        Self { label, state: State::default(), flags: Flags::InMemory, done: 0, target: Target::Attention }
+        Self { label, state: State::default(), flags: Flags::InMemory, done: 0, lookups: 0, target: Target::Attention }
     }
 }
 
@@ -110,7 +112,8 @@ impl Emitter<'_> {
         let label = self.ops.new_dynamic_label();
         self.jump_if(condition, label);
         let done = self.done_before(self.at + 1);
-        let exit = SideExit { label, state: self.state(), flags: self.flags, done, target: Target::Offset(target) };
+        let (state, flags, lookups) = (self.state(), self.flags, self.lookups);
+        let exit = SideExit { label, state, flags, done, lookups, target: Target::Offset(target) };
         self.exits.push(exit);
     }
 
@@ -123,6 +126,7 @@ impl Emitter<'_> {
             state: self.state(),
             flags: Flags::InMemory,
             done: self.done_before(self.at),
+            lookups: self.lookups,
             target: Target::Interpreter(self.at),
         };
         self.exits.push(exit);
@@ -131,14 +135,14 @@ impl Emitter<'_> {
     /// Leaves behind the present instruction.
     fn leave(&mut self, target: i64) {
         self.store_dirty(self.state());
-        self.count(self.done_before(self.at + 1));
+        self.count(self.done_before(self.at + 1), self.lookups);
         self.go(Target::Offset(target));
     }
 
     /// Leaves before the instruction `index` of the page; all before `done` have run.
     pub(super) fn leave_to(&mut self, index: usize, done: usize) {
         self.store_dirty(self.state());
-        self.count(self.done_before(done));
+        self.count(self.done_before(done), self.lookups);
         self.go(Target::Offset(Self::offset(index).into()));
     }
 
@@ -147,14 +151,17 @@ impl Emitter<'_> {
             asm!(self ; mov rax, Rq(target));
         }
         self.store_dirty(self.state());
-        self.count(self.done_before(self.at + 1));
+        self.count(self.done_before(self.at + 1), self.lookups);
         asm!(self ; jmp QWORD [rdi + layout::INDIRECT]);
     }
 
-    /// Counts instructions. Changes the host's flags.
-    pub(super) fn count(&mut self, instructions: i32) {
+    /// Counts instructions, and look-ups as if the TLB knew them all. Changes the host's flags.
+    pub(super) fn count(&mut self, instructions: i32, lookups: i32) {
         if instructions != 0 {
             asm!(self ; add QWORD [rdi + layout::RETIRED], instructions);
+        }
+        if lookups != 0 {
+            asm!(self ; add QWORD [rdi + layout::TLB_HITS], lookups);
         }
     }
 
@@ -199,7 +206,7 @@ impl Emitter<'_> {
             if let Flags::InHost(setter) = exit.flags {
                 self.emit_store_flags(setter);
             }
-            self.count(exit.done);
+            self.count(exit.done, exit.lookups);
             self.go(exit.target);
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Miss {
     /// As it leaves them.
     after: State,
     at: usize,
+    /// How many look-ups were made, this one included.
+    lookups: i32,
 }
 
 /// Where the address of an access comes from.
@@ -199,7 +201,7 @@ impl Emitter<'_> {
         let back = self.ops.new_dynamic_label();
         asm!(self ; =>back);
         let after = self.state();
-        self.misses.push(Miss { label, back, before, after, at: self.at });
+        self.misses.push(Miss { label, back, before, after, at: self.at, lookups: self.lookups });
     }
 
     fn stored_registers(&mut self, transfer: Transfer) -> [Option<Host>; MOST_REGISTERS] {
@@ -284,6 +286,7 @@ impl Emitter<'_> {
     /// `rax =` the entry of the address in r11, whose tag is rcx; or jumps to `miss`.
     pub(super) fn find(&mut self, bytes: i32, load: bool, user: bool, miss: DynamicLabel) {
         let tag = if load { layout::ENTRY_READ } else { layout::ENTRY_WRITE };
+        self.lookups += 1;
         asm!(self
             ; mov eax, r11d
             ; shr eax, 7
@@ -372,16 +375,16 @@ impl Emitter<'_> {
 
     pub(super) fn emit_misses(&mut self) {
         for miss in std::mem::take(&mut self.misses) {
-            asm!(self ; =>miss.label);
+            asm!(self ; =>miss.label ; dec QWORD [rdi + layout::TLB_HITS]);
             self.store_dirty(miss.before);
-            self.call_tier_0(miss.at);
+            self.call_tier_0(miss.at, miss.lookups);
             self.load_all(miss.after);
             asm!(self ; jmp =>miss.back);
         }
     }
 
     /// Lets tier 0 execute the instruction `at` of the page; goes back to Rust if it traps. All registers are in memory.
-    fn call_tier_0(&mut self, at: usize) {
+    fn call_tier_0(&mut self, at: usize, lookups: i32) {
         let not_executed = self.ops.new_dynamic_label();
         let done = self.ops.new_dynamic_label();
         // They live as long as the unit.
@@ -398,9 +401,9 @@ impl Emitter<'_> {
             ; cmp eax, Exit::Interpret as i32
             ; je =>not_executed
         );
-        self.count(self.done_before(at + 1));
+        self.count(self.done_before(at + 1), lookups);
         asm!(self ; ret ; =>not_executed);
-        self.count(self.done_before(at));
+        self.count(self.done_before(at), lookups);
         asm!(self ; ret ; =>done);
     }
 
@@ -409,7 +412,7 @@ impl Emitter<'_> {
         self.store_dirty(self.state());
         self.registers.forget();
         self.vectors.forget();
-        self.call_tier_0(self.at);
+        self.call_tier_0(self.at, self.lookups);
         self.sp_aligned = false;
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Emitter<'a> {
     flags: Flags,
     /// SP was found aligned, and has changed by multiples of 16 only.
     sp_aligned: bool,
+    /// Look-ups in the table of translations so far.
+    lookups: i32,
     start: DynamicLabel,
     exits: Vec<SideExit>,
     misses: Vec<Miss>,
@@ -100,6 +102,7 @@ pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Vec<u8>> 
         actions: Vec::new(),
         flags: Flags::InMemory,
         sp_aligned: false,
+        lookups: 0,
         start,
         exits: Vec::new(),
         misses: Vec::new(),
