@@ -304,6 +304,12 @@ impl Driver {
         layout.set_avail_idx(&self.memory, position.avail);
     }
 
+    /// The descriptor that the next chain of `queue` begins at.
+    #[must_use]
+    pub fn next_descriptor(&self, queue: u16) -> u16 {
+        self.positions[usize::from(queue)].descriptor
+    }
+
     /// Writes a chain of `buffers` and makes it available, without a notification. Returns its head.
     pub fn add(&mut self, queue: u16, buffers: &[Buffer]) -> u16 {
         let layout = Layout::of(queue);

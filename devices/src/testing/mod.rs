@@ -7,6 +7,7 @@ mod driver;
 pub mod hostile;
 #[cfg(test)]
 pub mod property;
+pub mod sockets;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -16,6 +16,7 @@ pub mod queue;
 pub mod rng;
 pub mod spec;
 pub mod transport;
+pub mod vsock;
 
 use std::sync::Arc;
 

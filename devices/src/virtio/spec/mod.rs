@@ -4,6 +4,7 @@ pub mod blk;
 pub mod console;
 pub mod mmio;
 pub mod queue;
+pub mod vsock;
 
 /// §6: the device complies with virtio 1.x.
 pub const F_VERSION_1: u64 = 1 << 32;
@@ -20,6 +21,8 @@ pub mod device_id {
     pub const CONSOLE: u32 = 3;
     /// Entropy device, §5.4.
     pub const ENTROPY: u32 = 4;
+    /// Socket device, §5.10.
+    pub const SOCKET: u32 = 19;
 }
 
 /// §2.1: bits of the device status field.
