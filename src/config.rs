@@ -36,6 +36,18 @@ pub struct Config {
     /// Raw disk image: `PATH[,ro][,direct][,serial=TEXT]`; may be repeated
     #[arg(long, value_name = "DISK")]
     pub disk: Vec<DiskOption>,
+    /// Connect the guest with a Unix socket of the host: `PORT=PATH`, the guest connects to vsock PORT of the host, CID 2; may be repeated
+    #[arg(long, value_name = "PORT=PATH")]
+    pub vsock: Vec<VsockPath>,
+    /// Make a Unix socket that leads to vsock PORT of the guest: `PORT=PATH`; may be repeated
+    #[arg(long, value_name = "PORT=PATH")]
+    pub vsock_listen: Vec<VsockPath>,
+    /// Make a Unix socket that leads to any vsock port of the guest, as Firecracker's: a client says `CONNECT port`; PATH_port is where the guest's connections go
+    #[arg(long, value_name = "PATH")]
+    pub vsock_socket: Option<PathBuf>,
+    /// The guest's vsock CID [default: 3]
+    #[arg(long, value_name = "CID")]
+    pub vsock_cid: Option<u32>,
     /// Words to add to the kernel's command line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
@@ -133,6 +145,10 @@ impl Config {
             cpus: self.cpus.or(file.cpus),
             memory: self.memory.or(file.memory),
             disk: list(self.disk, file.disk),
+            vsock: list(self.vsock, file.vsock),
+            vsock_listen: list(self.vsock_listen, file.vsock_listen),
+            vsock_socket: self.vsock_socket.or(file.vsock_socket),
+            vsock_cid: self.vsock_cid.or(file.vsock_cid),
             cmdline: self.cmdline.or(file.cmdline),
             hypervisor: self.hypervisor.or(file.hypervisor),
             cpu_tier: self.cpu_tier.or(file.cpu_tier),
@@ -154,7 +170,8 @@ impl Config {
         };
         let single = self.kernel.iter_mut().chain(&mut self.dump_dtb).chain(&mut self.stats).chain(console);
         let lists = self.initrd.iter_mut().chain(self.disk.iter_mut().map(|disk| &mut disk.path));
-        for path in single.chain(lists) {
+        let vsock = self.vsock.iter_mut().chain(&mut self.vsock_listen).map(|route| &mut route.path);
+        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket) {
             *path = base.join(&*path);
         }
     }
@@ -172,6 +189,9 @@ pub enum ValueError {
     /// The serial number does not fit its field.
     #[error("serial `{0}` is not 1 to 20 printable ASCII characters")]
     Serial(String),
+    /// Not a port and a path.
+    #[error("`{0}` is not PORT=PATH, with a port from 0 to 4294967294")]
+    Vsock(String),
     /// Not a place for a console.
     #[error("`{0}` is not a console: stdio, file=PATH or none")]
     Console(String),
@@ -256,6 +276,27 @@ fn checked_serial(serial: &str) -> Result<String, ValueError> {
     if fits { Ok(serial.to_owned()) } else { Err(ValueError::Serial(serial.to_owned())) }
 }
 
+/// A vsock port and the Unix socket that belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct VsockPath {
+    /// Any but the reserved one.
+    pub port: u32,
+    /// The socket.
+    pub path: PathBuf,
+}
+
+impl FromStr for VsockPath {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let parts = text.split_once('=').filter(|(_, path)| !path.is_empty());
+        let parsed = parts.and_then(|(port, path)| Some(Self { port: port.parse().ok()?, path: path.into() }));
+        // The last port means "any" to a socket (`VMADDR_PORT_ANY` of Linux).
+        parsed.filter(|route| route.port != u32::MAX).ok_or_else(|| ValueError::Vsock(text.to_owned()))
+    }
+}
+
 /// Where the guest's console goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -334,6 +375,7 @@ macro_rules! from_string {
 from_string! {
     MemorySize: ValueError,
     DiskOption: ValueError,
+    VsockPath: ValueError,
     ConsoleChoice: ValueError,
     OnReset: ValueError,
     CpuTier: UnknownTier,
@@ -354,6 +396,10 @@ mod tests {
             cpus = 2
             memory = "512M"
             disk = ["root.img,ro", "/data.img,direct,serial=X1"]
+            vsock = ["1024=run/agent.sock"]
+            vsock-listen = ["22=/run/ssh.sock"]
+            vsock-socket = "v.sock"
+            vsock-cid = 9
             cmdline = "quiet"
             hypervisor = "soft"
             cpu-tier = "interpret"
@@ -375,6 +421,10 @@ mod tests {
         let data =
             DiskOption { path: "/data.img".into(), read_only: false, direct: true, serial: Some("X1".to_owned()) };
         assert_eq!(config.disk[1], data);
+        let route = |port, path: &str| VsockPath { port, path: path.into() };
+        assert_eq!(config.vsock, [route(1024, "/etc/vm/run/agent.sock")]);
+        assert_eq!(config.vsock_listen, [route(22, "/run/ssh.sock")]);
+        assert_eq!((config.vsock_socket, config.vsock_cid), (Some("/etc/vm/v.sock".into()), Some(9)));
         assert_eq!(config.hypervisor, Some(Choice::Only(Backend::Soft)));
         assert_eq!(config.cpu_tier, Some(CpuTier(Tier::Interpret)));
         assert_eq!(config.console, Some(ConsoleChoice::File("/etc/vm/console.log".into())));
@@ -432,6 +482,14 @@ mod tests {
         assert_eq!("a,serial=".parse::<DiskOption>(), Err(ValueError::Serial(String::new())));
         let long = "x".repeat(21);
         assert_eq!(format!("a,serial={long}").parse::<DiskOption>(), Err(ValueError::Serial(long)));
+    }
+
+    #[test]
+    fn vsock_routes_are_checked() {
+        assert_eq!("0=a=b".parse(), Ok(VsockPath { port: 0, path: "a=b".into() }));
+        for text in ["", "22", "22=", "=a", "-1=a", "4294967295=a", "ssh=a"] {
+            assert_eq!(text.parse::<VsockPath>(), Err(ValueError::Vsock(text.to_owned())));
+        }
     }
 
     #[test]

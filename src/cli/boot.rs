@@ -20,6 +20,7 @@ use crate::host::console::{HostConsole, Input, Output};
 use crate::host::escape::Command;
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{self, RawMode};
+use crate::host::vsock::{HostVsock, VsockError};
 use crate::machine::spec::{BootFiles, HostFacts, MachineSpec, SpecError};
 use crate::machine::{ConsoleLink, Control, Machine, MachineError, Outcome};
 use crate::stats::{Stages, StatsError};
@@ -53,6 +54,8 @@ pub enum BootError {
     },
     #[error("cannot use standard input and output")]
     Stdio(#[source] io::Error),
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     #[error("cannot take over signals")]
     Signals(#[source] io::Error),
     #[error("cannot start the I/O thread")]
@@ -97,8 +100,10 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
         let console = lock(&console);
         ConsoleLink { screen: console.screen(), ports: console.ports(), wakeup: console.wakeup() }
     };
-    let machine = Machine::new(spec, link, Stages::new(start), config.stats.clone())?;
-    let io = IoThread::start(&console, &machine.control())?;
+    let vsock = spec.vsock.as_ref().map(HostVsock::open).transpose()?;
+    let vsock_link = vsock.as_ref().map(HostVsock::link);
+    let machine = Machine::new(spec, link, vsock_link, Stages::new(start), config.stats.clone())?;
+    let io = IoThread::start(&console, vsock, &machine.control())?;
     let raw_mode = make_raw(&config, &console, &raw_log)?;
     let on_reset = config.on_reset.unwrap_or_default();
     let result = run_machine(machine, on_reset, config.timeout.map(Duration::from_secs));
@@ -209,7 +214,11 @@ struct IoThread {
 }
 
 impl IoThread {
-    fn start(console: &Arc<Mutex<HostConsole>>, control: &Control) -> Result<Self, BootError> {
+    fn start(
+        console: &Arc<Mutex<HostConsole>>,
+        vsock: Option<HostVsock>,
+        control: &Control,
+    ) -> Result<Self, BootError> {
         let mut events = EventLoop::new()?;
         let for_keys = control.clone();
         lock(console).on_command(move |command| {
@@ -229,6 +238,9 @@ impl IoThread {
         });
         events.add(console.clone())?;
         events.add(Arc::new(Mutex::new(signals.map_err(BootError::Signals)?)))?;
+        if let Some(vsock) = vsock {
+            events.add(Arc::new(Mutex::new(vsock)))?;
+        }
         let stopper = events.stopper();
         let body = move || {
             if let Err(error) = events.run() {

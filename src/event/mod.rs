@@ -3,7 +3,13 @@
 //! The loop itself, [`EventLoop`], is `linux` (event-manager, epoll) or `portable` (the `polling` crate, kqueue); both are
 //! level-triggered and ask a device for its interests again after every call. What both share is here: how another thread
 //! stops the loop, and what is due when.
+//!
+//! The loop asks each device for all of its descriptors after every call, which is simple and fine for a few. A device with thousands
+//! keeps them in [`Edges`], which is one descriptor to the loop, and costs nothing for those that are idle.
 
+#[cfg_attr(target_os = "linux", path = "edges_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "edges_portable.rs")]
+mod edges;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(not(target_os = "linux"))]
@@ -16,10 +22,14 @@ use std::time::{Duration, Instant};
 
 use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
 
+pub use edges::Edges;
 #[cfg(target_os = "linux")]
 pub use linux::EventLoop;
 #[cfg(not(target_os = "linux"))]
 pub use portable::EventLoop;
+
+/// Most edges that one call of [`Edges::take`] reports.
+const EDGES_PER_CALL: usize = 128;
 
 /// What the loop cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +105,7 @@ fn time_to_wait(deadlines: impl Iterator<Item = Instant>, now: Instant) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::sync::{Mutex, mpsc};
 
     use super::*;
@@ -239,5 +250,40 @@ mod tests {
         assert_eq!(time_to_wait(later.into_iter(), now), Some(Duration::from_secs(2)));
         assert_eq!(time_to_wait([now].into_iter(), now + Duration::from_secs(9)), Some(Duration::ZERO));
         assert_eq!(time_to_wait(std::iter::empty(), now), None);
+    }
+
+    /// What `edges` reports, as token, readable, writable.
+    fn taken(edges: &Edges) -> Vec<(u64, bool, bool)> {
+        let mut out = Vec::new();
+        edges.take(&mut out).unwrap();
+        out.into_iter().map(|(token, ready)| (token.0, ready.readable, ready.writable)).collect()
+    }
+
+    #[test]
+    fn edge_is_reported_once_until_there_is_another() {
+        let edges = Edges::new().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        edges.watch(read.as_fd(), Token(u64::MAX - 5)).unwrap();
+        assert_eq!(taken(&edges), []);
+        rustix::io::write(&write, &[1]).unwrap();
+        assert_eq!(taken(&edges), [(u64::MAX - 5, true, false)]);
+        assert_eq!(taken(&edges), []);
+        edges.watch(read.as_fd(), Token(4)).unwrap();
+        assert_eq!(taken(&edges), [(4, true, false)], "watched anew");
+        drop(read);
+        drop(write);
+        assert_eq!(taken(&edges), [], "closed is forgotten");
+    }
+
+    #[test]
+    fn end_of_the_other_side_is_an_edge() {
+        let edges = Edges::new().unwrap();
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        edges.watch(ours.as_fd(), Token(1)).unwrap();
+        assert_eq!(taken(&edges), [(1, false, true)]);
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(taken(&edges).iter().any(|&(token, readable, _)| token == 1 && readable));
+        drop(theirs);
+        assert!(taken(&edges).iter().any(|&(token, readable, _)| token == 1 && readable));
     }
 }

@@ -54,7 +54,11 @@ pub trait ConsolePort: Send + Sync {
 pub struct Wakeup(Arc<OwnedFd>);
 
 impl Wakeup {
-    fn new() -> std::io::Result<(OwnedFd, Self)> {
+    /// What wakes, and what becomes readable by it.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn new() -> std::io::Result<(OwnedFd, Self)> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         Ok((read, Self(Arc::new(write))))
     }

@@ -11,3 +11,4 @@ mod hole;
 pub mod large_pages;
 pub mod signals;
 pub mod terminal;
+pub mod vsock;

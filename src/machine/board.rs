@@ -19,6 +19,7 @@ use minivmm_devices::virtio::blk::{Blk, BlkCounters};
 use minivmm_devices::virtio::console::{Console, ConsolePort};
 use minivmm_devices::virtio::rng::{EntropySource, Rng};
 use minivmm_devices::virtio::transport::mmio::MmioTransport;
+use minivmm_devices::virtio::vsock::VsockCounters;
 use vm_memory::GuestAddress;
 
 use super::images::{self, ImageError};
@@ -26,6 +27,7 @@ use super::port::{PortOutput, SerialPort, VirtioPort, lock};
 use super::spec::MachineSpec;
 use super::{BootEvents, ConsoleLink};
 use crate::host::disk::{DiskError, RawDisk};
+use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, VmSpec};
 use crate::layout;
 use crate::memory::{GuestRam, MemoryError};
@@ -66,6 +68,7 @@ pub struct Board {
     virtio: Vec<VirtioPlace>,
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
+    vsock: Option<Arc<VsockCounters>>,
 }
 
 /// A virtio device that is on the bus.
@@ -89,6 +92,7 @@ impl Board {
         spec: &MachineSpec,
         hypervisor: &dyn Hypervisor,
         console: &ConsoleLink,
+        vsock: Option<&VsockLink>,
         stages: &Stages,
         events: &BootEvents,
     ) -> Result<Self, BuildError> {
@@ -107,6 +111,7 @@ impl Board {
         for (disk, option) in disks.into_iter().zip(&spec.disks) {
             disk_counters.push(parts.add_disk(disk, option.serial.as_deref().unwrap_or_default(), queue_count)?);
         }
+        let vsock = vsock.map(|link| parts.add_vsock(link)).transpose()?;
         let entry = images::load(spec, &ram, parts.virtio_count())?;
         let (for_first, for_events) = (stages.clone(), events.clone());
         let io = Arc::new(BoardIo::new(parts.bus, parts.gic, spec.vcpu_count));
@@ -120,7 +125,7 @@ impl Board {
         let virtio_port = VirtioPort::new(console_port.0.clone(), console_port.1);
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
-        Ok(Self { vcpus, io, gpio, virtio: parts.virtio, console: console_port.0, disks: disk_counters })
+        Ok(Self { vcpus, io, gpio, virtio: parts.virtio, console: console_port.0, disks: disk_counters, vsock })
     }
 
     /// Presses or releases the power key.
@@ -158,6 +163,9 @@ impl Board {
         for (counters, index) in self.disks.iter().zip(0..) {
             report.add_device(&disk_name(index), &disk_counters(counters));
         }
+        if let Some(counters) = &self.vsock {
+            report.add_device(VSOCK_NAME, &vsock_counters(counters));
+        }
         if let Some(gic) = &self.io.gic {
             let counters = gic.counters();
             let counters = vec![
@@ -169,6 +177,24 @@ impl Board {
             report.add_device("gic", &counters);
         }
     }
+}
+
+const VSOCK_NAME: &str = "virtio vsock";
+
+fn vsock_counters(counters: &VsockCounters) -> Counters {
+    let named = [
+        ("connections_from_guest", &counters.connections_from_guest),
+        ("connections_from_host", &counters.connections_from_host),
+        ("refused", &counters.refused),
+        ("connection_resets", &counters.resets),
+        ("open", &counters.open),
+        ("packets_in", &counters.packets_in),
+        ("packets_out", &counters.packets_out),
+        ("bytes_in", &counters.bytes_in),
+        ("bytes_out", &counters.bytes_out),
+        ("wakeups", &counters.wakeups),
+    ];
+    named.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).to_vec()
 }
 
 fn disk_name(index: usize) -> String {
@@ -267,6 +293,12 @@ impl Parts {
         let index = self.virtio.iter().filter(|place| place.name.starts_with("virtio blk")).count();
         self.add_virtio(disk_name(index), Box::new(device))?;
         Ok(counters)
+    }
+
+    fn add_vsock(&mut self, link: &VsockLink) -> Result<Arc<VsockCounters>, BuildError> {
+        let (device, port) = link.device();
+        self.add_virtio(VSOCK_NAME.to_owned(), Box::new(device))?;
+        Ok(port.counters())
     }
 
     fn virtio_count(&self) -> u32 {

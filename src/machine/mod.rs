@@ -24,6 +24,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::host::console::{Ports, Screen, Wakeup};
+use crate::host::vsock::VsockLink;
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::stats::{Report, Stage, Stages, StatsError};
 use crate::vcpu::VcpuEvent;
@@ -155,6 +156,7 @@ pub struct Machine {
     spec: MachineSpec,
     hypervisor: Box<dyn Hypervisor>,
     console: ConsoleLink,
+    vsock: Option<VsockLink>,
     stages: Stages,
     stats_path: Option<PathBuf>,
     sender: Sender<Event>,
@@ -195,6 +197,7 @@ impl Machine {
     pub fn new(
         spec: MachineSpec,
         console: ConsoleLink,
+        vsock: Option<VsockLink>,
         stages: Stages,
         stats_path: Option<PathBuf>,
     ) -> Result<Self, MachineError> {
@@ -204,6 +207,7 @@ impl Machine {
             spec,
             hypervisor,
             console,
+            vsock,
             stages,
             stats_path,
             sender,
@@ -232,7 +236,8 @@ impl Machine {
         self.boot += 1;
         self.stages.restart();
         let events = BootEvents { boot: self.boot, sender: self.sender.clone() };
-        let board = Board::build(&self.spec, &*self.hypervisor, &self.console, &self.stages, &events)?;
+        let vsock = self.vsock.as_ref();
+        let board = Board::build(&self.spec, &*self.hypervisor, &self.console, vsock, &self.stages, &events)?;
         self.stages.stamp(Stage::VmCreated, Instant::now());
         self.board = Some(board);
         Ok(())

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use minivmm_devices::virtio::spec::vsock::{CID_FIRST_GUEST, CID_LAST_GUEST};
 use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
 use minivmm_firmware::guest;
 
 use minivmm_softcpu::Tier;
 
-use crate::config::{Config, DiskOption, MemorySize};
+use crate::config::{Config, DiskOption, MemorySize, VsockPath};
 use crate::host::terminal::WindowSize;
+use crate::host::vsock::VsockOptions;
 use crate::hypervisor::Choice;
 use crate::layout;
 
@@ -30,6 +32,8 @@ pub struct MachineSpec {
     pub cmdline: Cmdline,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskOption>,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockOptions>,
     /// Input waits until the guest says that it is ready for it.
     pub input_waits: bool,
     /// What executes the guest.
@@ -85,6 +89,12 @@ pub enum SpecError {
         /// How many fit.
         max: usize,
     },
+    /// A CID that no guest can have.
+    #[error("cannot have vsock CID {0}: a guest has {CID_FIRST_GUEST} to {CID_LAST_GUEST}")]
+    VsockCid(u32),
+    /// Two sockets for one port.
+    #[error("vsock port {0} cannot lead to two sockets")]
+    VsockPort(u32),
     /// A command line that the kernel would not read as it is.
     #[error(transparent)]
     CommandLine(#[from] CmdlineError),
@@ -115,7 +125,9 @@ impl MachineSpec {
         if !(1..=layout::MAX_VCPUS).contains(&vcpu_count) {
             return Err(SpecError::VcpuCount(vcpu_count));
         }
-        let max_disks = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - FIXED_VIRTIO_DEVICES;
+        let vsock = vsock_options(config)?;
+        let other_devices = FIXED_VIRTIO_DEVICES + usize::from(vsock.is_some());
+        let max_disks = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - other_devices;
         if config.disk.len() > max_disks {
             return Err(SpecError::TooManyDisks { count: config.disk.len(), max: max_disks });
         }
@@ -128,11 +140,35 @@ impl MachineSpec {
             cmdline,
             input_waits: files.is_bundle && host.terminal.is_none(),
             disks: config.disk.clone(),
+            vsock,
             hypervisor: config.hypervisor.unwrap_or_default(),
             cpu_tier: config.cpu_tier.unwrap_or_default().0,
             dump_dtb: config.dump_dtb.clone(),
         })
     }
+}
+
+/// The CID of a guest where nobody says another.
+const DEFAULT_VSOCK_CID: u32 = CID_FIRST_GUEST;
+
+/// A guest has a socket device if any option is about it.
+fn vsock_options(config: &Config) -> Result<Option<VsockOptions>, SpecError> {
+    let routes = |list: &[VsockPath]| list.iter().map(|route| (route.port, route.path.clone())).collect::<Vec<_>>();
+    let (connect, listen) = (routes(&config.vsock), routes(&config.vsock_listen));
+    let is_wanted = !connect.is_empty() || !listen.is_empty() || config.vsock_socket.is_some();
+    if !is_wanted && config.vsock_cid.is_none() {
+        return Ok(None);
+    }
+    let cid = config.vsock_cid.unwrap_or(DEFAULT_VSOCK_CID);
+    if !(CID_FIRST_GUEST..=CID_LAST_GUEST).contains(&cid) {
+        return Err(SpecError::VsockCid(cid));
+    }
+    let mut ports: Vec<u32> = connect.iter().map(|(port, _)| *port).collect();
+    ports.sort_unstable();
+    if let Some((port, _)) = ports.iter().zip(ports.iter().skip(1)).find(|(port, next)| port == next) {
+        return Err(SpecError::VsockPort(*port));
+    }
+    Ok(Some(VsockOptions { cid, connect, listen, socket: config.vsock_socket.clone() }))
 }
 
 fn checked_memory(size: MemorySize) -> Result<u64, SpecError> {
@@ -219,6 +255,28 @@ mod tests {
     fn more_disks_than_places_are_refused() {
         let config = Config { disk: vec!["d".parse().unwrap(); 63], ..Config::default() };
         assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 62 }));
+    }
+
+    #[test]
+    fn socket_device_is_there_when_an_option_is_about_it() {
+        assert_eq!(spec(&Config::default()).unwrap().vsock, None);
+        let config = Config { vsock: vec!["1=a".parse().unwrap()], ..Config::default() };
+        let options = VsockOptions { cid: 3, connect: vec![(1, "a".into())], listen: Vec::new(), socket: None };
+        assert_eq!(spec(&config).unwrap().vsock, Some(options));
+        let with_cid =
+            |cid| spec(&Config { vsock_cid: Some(cid), ..Config::default() }).map(|spec| spec.vsock.unwrap().cid);
+        assert_eq!(with_cid(3), Ok(3));
+        assert_eq!(with_cid(2), Err(SpecError::VsockCid(2)));
+        assert_eq!(with_cid(u32::MAX), Err(SpecError::VsockCid(u32::MAX)));
+    }
+
+    #[test]
+    fn port_with_two_sockets_is_refused() {
+        let route = |text: &str| text.parse().unwrap();
+        let config = Config { vsock: vec![route("1=a"), route("2=b"), route("1=c")], ..Config::default() };
+        assert_eq!(spec(&config), Err(SpecError::VsockPort(1)));
+        let config = Config { vsock_listen: vec![route("1=a"), route("1=c")], ..Config::default() };
+        assert!(spec(&config).is_ok(), "two ways to one port of the guest");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_memory::{Bytes, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, VolatileSlice};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Buffer, Driver, Layout};
@@ -249,36 +249,46 @@ impl GuestSockets {
     /// Sends a packet and notifies; `false` if the device has not taken enough of those before.
     #[must_use]
     pub fn send(&mut self, header: &Header, payload: &[u8]) -> bool {
-        if self.sent.wrapping_sub(self.driver.used_idx(QUEUE_TRANSMIT)) >= Self::SEND_SLOTS {
-            return false;
-        }
-        let slot = Driver::BUFFERS + u64::from(self.sent % Self::SEND_SLOTS) * Self::SEND_SLOT_BYTES;
+        let Some(slot) = self.free_slot() else { return false };
+        self.driver.put(slot + 0x100, payload);
+        self.send_in_place(header, u32::try_from(payload.len()).expect("at most MAX_PAYLOAD"))
+    }
+
+    /// As [`Self::send`], with the `len` bytes of payload that happen to be in memory.
+    #[must_use]
+    pub fn send_in_place(&mut self, header: &Header, len: u32) -> bool {
+        let Some(slot) = self.free_slot() else { return false };
         self.sent = self.sent.wrapping_add(1);
         self.driver.put(slot, header.as_bytes());
         let header = Buffer::Read(slot, HEADER_BYTES);
-        if payload.is_empty() {
+        if len == 0 {
             self.driver.send(QUEUE_TRANSMIT, &[header]);
         } else {
-            self.driver.put(slot + 0x100, payload);
-            let len = u32::try_from(payload.len()).expect("at most MAX_PAYLOAD");
             self.driver.send(QUEUE_TRANSMIT, &[header, Buffer::Read(slot + 0x100, len)]);
         }
         true
     }
 
+    /// Where the next packet goes.
+    fn free_slot(&self) -> Option<u64> {
+        let waiting = self.sent.wrapping_sub(self.driver.used_idx(QUEUE_TRANSMIT));
+        let slot = Driver::BUFFERS + u64::from(self.sent % Self::SEND_SLOTS) * Self::SEND_SLOT_BYTES;
+        (waiting < Self::SEND_SLOTS).then_some(slot)
+    }
+
     /// The next packet of the device. Its buffer is offered again.
+    ///
+    /// # Panics
+    /// If the device says that it wrote another length than the header says.
     pub fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
         let mut payload = Vec::new();
-        let header = self.receive_into(&mut payload)?;
+        let header = self.receive_into(Some(&mut payload))?;
         Some((header, payload))
     }
 
-    /// As [`Self::receive`], the payload appended to `payload`.
-    ///
-    /// # Panics
-    /// If the device says that it wrote less than a header, or another length than the header says.
-    pub fn receive_into(&mut self, payload: &mut Vec<u8>) -> Option<Header> {
-        let header = self.peek(payload)?;
+    /// As [`Self::receive`], the payload appended to `payload`, or left alone.
+    pub fn receive_into(&mut self, payload: Option<&mut Vec<u8>>) -> Option<Header> {
+        let header = self.take(payload)?;
         self.offer();
         self.driver.notify(QUEUE_RECEIVE);
         Some(header)
@@ -287,11 +297,11 @@ impl GuestSockets {
     /// As [`Self::receive`], without offering the buffer again.
     pub fn keep(&mut self) -> Option<(Header, Vec<u8>)> {
         let mut payload = Vec::new();
-        let header = self.peek(&mut payload)?;
+        let header = self.take(Some(&mut payload))?;
         Some((header, payload))
     }
 
-    fn peek(&mut self, payload: &mut Vec<u8>) -> Option<Header> {
+    fn take(&mut self, payload: Option<&mut Vec<u8>>) -> Option<Header> {
         if self.driver.used_idx(QUEUE_RECEIVE) == self.received {
             return None;
         }
@@ -300,10 +310,12 @@ impl GuestSockets {
         let slot = self.slot(u16::try_from(head).expect("a descriptor"));
         let header = Header::read_from_bytes(&self.driver.get(slot, HEADER_BYTES as usize)).expect("44 bytes");
         assert_eq!(header.len.get() + HEADER_BYTES, len, "the length of a packet");
-        let start = payload.len();
-        payload.resize(start + header.len.get() as usize, 0);
-        let from = vm_memory::GuestAddress(slot + u64::from(HEADER_BYTES));
-        self.driver.memory.read_slice(&mut payload[start..], from).expect("in RAM");
+        if let Some(payload) = payload {
+            let start = payload.len();
+            payload.resize(start + header.len.get() as usize, 0);
+            let from = GuestAddress(slot + u64::from(HEADER_BYTES));
+            self.driver.memory.read_slice(&mut payload[start..], from).expect("in RAM");
+        }
         Some(header)
     }
 }

@@ -1,0 +1,399 @@
+//! vsock between a stock Debian guest on the software CPU and Unix sockets of the host, both ways.
+//!
+//! The guest runs `tests/guests/vsock/vsock.c`, built here for arm64 and handed over as a disk. `MINIVMM_VSOCK_BYTES` sets the size of the
+//! transfers (16 MiB): `MINIVMM_VSOCK_BYTES=1073741824 cargo test --release --test vsock checksum` is the long run. The same gigabyte goes
+//! through the device without a guest in `host::vsock`.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::minivmm;
+use tempfile::TempDir;
+
+mod support;
+
+/// A guest that takes longer hangs; the long transfers need longer.
+const TIMEOUT: &str = "1800";
+const COMPILER: &str = "aarch64-linux-gnu-gcc";
+/// What this file's test binary is called as to be [`reader_of_a_test`].
+const READER_SOCKET: &str = "MINIVMM_TEST_READER_SOCKET";
+
+/// The guest's program as a disk image; `None`, with a line, where there is no compiler for it.
+fn program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<(TempDir, PathBuf)>> = OnceLock::new();
+    let built = PROGRAM.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program.img");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/vsock/vsock.c");
+        let built = Command::new(COMPILER).args(["-Wall", "-Werror", "-O2", "-static", "-o"]).arg(&path).arg(source).status();
+        let Ok(status) = built else {
+            assert!(std::env::var_os("CI").is_none(), "{COMPILER} is missing: apt-get install gcc-aarch64-linux-gnu");
+            eprintln!("skipped: {COMPILER} is missing (apt-get install gcc-aarch64-linux-gnu)");
+            return None;
+        };
+        assert!(status.success());
+        // A whole number of sectors; zeroes behind a program do no harm.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len().next_multiple_of(512)).unwrap();
+        Some((directory, path))
+    });
+    built.as_ref().map(|(_, path)| path.as_path())
+}
+
+/// A guest whose shell takes commands, with the test program as `/tmp/v`. Machines run one at a time.
+struct Guest {
+    child: Child,
+    stdin: ChildStdin,
+    lines: BufReader<ChildStdout>,
+    directory: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Guest {
+    /// Boots with `options`, in which `@` is the directory for sockets; `None` where there is no compiler.
+    fn boot(options: &[&str]) -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let program = program()?;
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--cpus", "2", "--timeout", TIMEOUT]);
+        command.arg("--disk").arg(format!("{},ro", program.display()));
+        command.arg("--stats").arg(directory.path().join("stats.json"));
+        command.args(options.iter().map(|option| option.replace('@', directory.path().to_str().unwrap())));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut guest = Self { child, stdin, lines: BufReader::new(stdout), directory, _alone: alone };
+        guest.run("cat /dev/vda >/tmp/v; chmod +x /tmp/v; echo up");
+        guest.expect("up");
+        Some(guest)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn run(&mut self, script: &str) {
+        writeln!(self.stdin, "{script}").unwrap();
+    }
+
+    /// The next line that the guest prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn expect(&mut self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// Ends the guest; what its device counted.
+    fn end(mut self) -> serde_json::Value {
+        drop(self.stdin);
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        assert_eq!(rest, "", "the guest had more to say");
+        let stats = std::fs::read(self.directory.path().join("stats.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&stats).unwrap()["devices"]["virtio vsock"].clone()
+    }
+}
+
+fn bytes() -> u64 {
+    std::env::var("MINIVMM_VSOCK_BYTES").map_or(16 << 20, |bytes| bytes.parse().unwrap())
+}
+
+/// The first word that the host's `md5sum` says of what `feed` writes to it.
+fn md5sum(feed: impl FnOnce(&mut dyn Write)) -> String {
+    let mut child = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    feed(child.stdin.as_mut().unwrap());
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// Sends everything back to everybody who connects, each on a thread.
+fn echo(listener: UnixListener) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map(Result::unwrap) {
+            std::thread::spawn(move || {
+                let mut copy = stream.try_clone().unwrap();
+                std::io::copy(&mut copy, &mut stream).unwrap();
+                // The other direction ends with ours.
+                drop(stream.shutdown(Shutdown::Write));
+            });
+        }
+    });
+}
+
+/// Reads to the end on a thread.
+fn reader(mut stream: UnixStream) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        all
+    })
+}
+
+#[test]
+fn guest_connects_to_the_host_and_hears_its_echo() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/echo"]) else { return };
+    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    guest.run("echo there and back | /tmp/v cat 1024");
+    guest.expect("there and back");
+    let counters = guest.end();
+    assert_eq!(counters["connections_from_guest"], 1);
+    assert_eq!((counters["bytes_in"].as_u64(), counters["bytes_out"].as_u64()), (Some(15), Some(15)));
+    assert_eq!((counters["connection_resets"].as_u64(), counters["open"].as_u64()), (Some(0), Some(0)));
+}
+
+#[test]
+fn host_connects_to_the_guest_by_a_port_and_by_name() {
+    let options = ["--vsock-listen", "5000=@/five", "--vsock-socket", "@/any", "--vsock-cid", "42"];
+    let Some(mut guest) = Guest::boot(&options) else { return };
+    guest.run("/tmp/v echo 5000 &");
+    guest.expect("listening");
+    let mut direct = UnixStream::connect(guest.path("five")).unwrap();
+    direct.write_all(b"directly\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(&direct).read_line(&mut line).unwrap();
+    assert_eq!(line, "directly\n");
+
+    let mut named = UnixStream::connect(guest.path("any")).unwrap();
+    named.write_all(b"CONNECT 5000\nby name\n").unwrap();
+    let mut lines = BufReader::new(named.try_clone().unwrap()).lines();
+    let answer = lines.next().unwrap().unwrap();
+    assert!(answer.strip_prefix("OK ").unwrap().parse::<u32>().unwrap() >= 1 << 30, "{answer}");
+    assert_eq!(lines.next().unwrap().unwrap(), "by name");
+
+    // Nobody listens there: the guest refuses, and the client is closed.
+    let mut refused = UnixStream::connect(guest.path("any")).unwrap();
+    refused.write_all(b"CONNECT 5001\n").unwrap();
+    assert_eq!(refused.read(&mut [0; 8]).unwrap(), 0);
+    drop((direct, named, lines));
+    guest.run("kill %1; wait; modprobe -r nothing 2>/dev/null; true");
+    let socket = guest.path("any");
+    assert!(socket.exists());
+    let counters = guest.end();
+    assert_eq!((counters["connections_from_host"].as_u64(), counters["refused"].as_u64()), (Some(2), Some(1)));
+    assert!(!socket.exists(), "sockets go with the machine");
+}
+
+#[test]
+fn guest_reaches_the_socket_that_is_named_after_its_port() {
+    let Some(mut guest) = Guest::boot(&["--vsock-socket", "@/any"]) else { return };
+    echo(UnixListener::bind(guest.path("any_52")).unwrap());
+    guest.run("echo fifty-two | /tmp/v cat 52");
+    guest.expect("fifty-two");
+    guest.end();
+}
+
+#[test]
+fn refusals_reach_the_guest() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1=@/nobody", "--vsock", "2=@/dead"]) else { return };
+    drop(UnixListener::bind(guest.path("dead")).unwrap());
+    for port in [1, 2, 3] {
+        guest.run(&format!("/tmp/v try {port}"));
+        guest.expect("connect: Connection reset by peer");
+    }
+    assert_eq!(guest.end()["refused"], 3);
+}
+
+#[test]
+fn checksum_of_what_the_guest_sends_is_equal() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/sink"]) else { return };
+    let listener = UnixListener::bind(guest.path("sink")).unwrap();
+    let (blocks, size) = (bytes() >> 20, bytes() >> 20 << 20);
+    guest.run(&format!(
+        "dd if=/dev/urandom of=/tmp/block bs=1M count=1 2>/dev/null; \
+         data() {{ i=0; while [ $i -lt {blocks} ]; do cat /tmp/block; i=$((i + 1)); done; }}; \
+         data | md5sum; data | /tmp/v cat 1024"
+    ));
+    let expected = guest.line().split_whitespace().next().unwrap().to_owned();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut len = 0;
+    let sum = md5sum(|sink| len = std::io::copy(&mut stream, sink).unwrap());
+    assert_eq!((len, sum), (size, expected));
+    drop(stream);
+    assert_eq!(guest.end()["bytes_out"], size);
+}
+
+#[test]
+fn checksum_of_what_the_host_sends_is_equal() {
+    let Some(mut guest) = Guest::boot(&["--vsock-listen", "5000=@/five"]) else { return };
+    let mut block = vec![0; 1 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut block).unwrap();
+    let send = |to: &mut dyn Write| (0..bytes() >> 20).for_each(|_| to.write_all(&block).unwrap());
+    let expected = md5sum(send);
+    guest.run("/tmp/v take 5000 >/tmp/fifo.out & sleep 1; tail -n1 /tmp/fifo.out");
+    guest.run("kill %1; mkfifo /tmp/data; md5sum </tmp/data & /tmp/v take 5001 2>&1 >/tmp/data");
+    guest.end();
+    let Some(mut guest) = Guest::boot(&["--vsock-listen", "5000=@/five"]) else { return };
+    guest.run("mkfifo /tmp/data; (read -r listening; echo $listening; md5sum) </tmp/data & /tmp/v take 5000 >/tmp/data; wait");
+    guest.expect("listening");
+    let mut stream = UnixStream::connect(guest.path("five")).unwrap();
+    send(&mut stream);
+    drop(stream);
+    assert_eq!(guest.line(), format!("{expected}  -"));
+    assert_eq!(guest.end()["bytes_in"], bytes() >> 20 << 20);
+}
+
+#[test]
+fn either_direction_ends_by_itself() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/half", "--vsock-listen", "5000=@/five"]) else { return };
+    let listener = UnixListener::bind(guest.path("half")).unwrap();
+    // The guest ends first: the host answers to all that it read.
+    guest.run("seq 1000 | /tmp/v cat 1024");
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all.lines().count(), 1000);
+    writeln!(stream, "{} bytes", all.len()).unwrap();
+    drop(stream);
+    guest.expect("3893 bytes");
+    // The host ends first: the guest still sends.
+    guest.run("(sleep 1; echo late) | /tmp/v cat 1024");
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"early\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    guest.expect("early");
+    all.clear();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "late\n");
+    drop(stream);
+    assert_eq!(guest.end()["connection_resets"], 0);
+}
+
+#[test]
+fn a_thousand_connections_at_a_time_each_way() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/echo", "--vsock-listen", "5000=@/five"]) else { return };
+    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    guest.run("/tmp/v many 1024 1000");
+    guest.expect("1000 answers");
+    guest.run("/tmp/v echo 5000 &");
+    guest.expect("listening");
+    let connect = |_| UnixStream::connect(guest.path("five")).unwrap();
+    let mut streams: Vec<UnixStream> = (0..1000).map(connect).collect();
+    for (stream, number) in streams.iter_mut().zip(0..) {
+        writeln!(stream, "number {number}").unwrap();
+    }
+    for (stream, number) in streams.iter().zip(0..) {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, format!("number {number}\n"));
+    }
+    drop(streams);
+    guest.run("kill %1; wait");
+    let counters = guest.end();
+    assert_eq!((counters["connections_from_guest"].as_u64(), counters["connections_from_host"].as_u64()), (Some(1000), Some(1000)));
+    assert_eq!((counters["refused"].as_u64(), counters["connection_resets"].as_u64()), (Some(0), Some(0)));
+}
+
+/// Not a test of its own: other tests run it as a program that can be stopped and killed. Prints how much it read in the end.
+#[test]
+#[ignore = "a child process of other tests"]
+fn reader_of_a_test() {
+    let Some(path) = std::env::var_os(READER_SOCKET) else { return };
+    let listener = UnixListener::bind(path).unwrap();
+    println!("READY");
+    let (mut stream, _) = listener.accept().unwrap();
+    println!("ACCEPTED");
+    let len = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    println!("READ {len}");
+}
+
+/// Runs [`reader_of_a_test`] on a socket at `path` and waits until it listens.
+fn start_reader(path: &Path) -> (Child, BufReader<ChildStdout>) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "reader_of_a_test", "--ignored", "--nocapture"]).env(READER_SOCKET, path);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    wait_for(&mut lines, "READY");
+    (child, lines)
+}
+
+/// Skips what the test harness prints, up to the line with `word`.
+fn wait_for(lines: &mut impl BufRead, word: &str) -> String {
+    lines.lines().map(Result::unwrap).find(|line| line.contains(word)).unwrap()
+}
+
+#[test]
+fn stopped_reader_stops_the_guest_and_nothing_is_lost() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/slow", "--vsock", "1025=@/echo"]) else { return };
+    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    let (mut child, mut lines) = start_reader(&guest.path("slow"));
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::STOP).unwrap();
+    guest.run("/tmp/v fill 1024 8388608 &");
+    let line = guest.line();
+    let taken: u64 = line.strip_prefix("full after ").unwrap_or_else(|| panic!("{line}")).parse().unwrap();
+    // The sender's own buffer is not the guest's, so what it was rid of is what host and device hold: at most a socket's and ours.
+    assert!(taken < 2 << 20, "{taken} bytes went nowhere");
+    // Others are not in its way.
+    guest.run("echo past it | /tmp/v cat 1025");
+    guest.expect("past it");
+    kill_process(pid, Signal::CONT).unwrap();
+    assert!(wait_for(&mut lines, "READ").contains("READ 8388608"));
+    guest.expect("all taken");
+    child.wait().unwrap();
+    guest.run("wait");
+    guest.end();
+}
+
+#[test]
+fn killed_reader_ends_the_guests_connection() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/dies"]) else { return };
+    let (mut child, mut lines) = start_reader(&guest.path("dies"));
+    guest.run("sleep 1000 | /tmp/v cat 1024; echo ended; kill %1 2>/dev/null");
+    wait_for(&mut lines, "ACCEPTED");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    guest.run("true");
+    // The reading half hears the end; the writing half hears it when it writes.
+    guest.run("(sleep 1; echo into nothing; sleep 1; echo again) | /tmp/v cat 1024");
+    drop(guest.stdin);
+    guest.child.kill().unwrap();
+    guest.child.wait().unwrap();
+}
+
+#[test]
+fn guest_that_dies_in_the_middle_ends_the_hosts_connection() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/sink"]) else { return };
+    let listener = UnixListener::bind(guest.path("sink")).unwrap();
+    guest.run("/tmp/v fill 1024 1000000000 >/dev/null & sleep 2; kill -9 $!; wait; echo killed");
+    let all = reader(listener.accept().unwrap().0);
+    guest.expect("killed");
+    assert!(!all.join().unwrap().is_empty());
+    guest.run("(sleep 1000 | /tmp/v cat 1024) &");
+    let all = reader(listener.accept().unwrap().0);
+    // The whole machine goes.
+    guest.child.kill().unwrap();
+    guest.child.wait().unwrap();
+    assert_eq!(all.join().unwrap(), b"");
+}
+
+#[test]
+fn connections_end_with_a_restart_and_new_ones_begin() {
+    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/echo"]) else { return };
+    let listener = UnixListener::bind(guest.path("echo")).unwrap();
+    guest.run("echo 0 >/proc/sys/kernel/printk; (sleep 1000 | /tmp/v cat 1024) &");
+    let (stream, _) = listener.accept().unwrap();
+    guest.run("reboot -f");
+    assert_eq!(reader(stream).join().unwrap(), b"");
+    echo(listener);
+    // What is typed before the restart goes to the first boot, so it is typed until the second answers.
+    let line = loop {
+        if writeln!(guest.stdin, "cat /dev/vda >/tmp/v; chmod +x /tmp/v; echo again | /tmp/v cat 1024").is_err() {
+            panic!("the machine is gone");
+        }
+        break guest.line();
+    };
+    assert_eq!(line, "again");
+    guest.end();
+}
