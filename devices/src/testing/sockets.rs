@@ -214,7 +214,8 @@ impl GuestSockets {
         let mut driver = Driver::new(Box::new(device));
         driver.start(features, 3);
         let count = (Self::EVENT - Self::RECEIVE) / u64::from(receive_bytes);
-        let receive_count = u16::try_from(count).unwrap_or(u16::MAX).min(Layout::of(0).size);
+        // Divides the number of descriptors, which are used in a circle.
+        let receive_count = 1 << u16::try_from(count).unwrap_or(u16::MAX).min(Layout::of(0).size).ilog2();
         let mut guest = Self { driver, receive_bytes, receive_count, received: 0, sent: 0 };
         (0..receive_count).for_each(|_| guest.offer());
         guest.driver.notify(QUEUE_RECEIVE);
@@ -227,7 +228,6 @@ impl GuestSockets {
     }
 
     fn offer(&mut self) {
-        // Descriptors are used in a circle, of whose places only the first `receive_count` are ever filled at a time.
         let head = self.driver.next_descriptor(QUEUE_RECEIVE);
         let slot = self.slot(head);
         self.driver.add(QUEUE_RECEIVE, &[Buffer::Write(slot, self.receive_bytes)]);

@@ -7,6 +7,7 @@ pub mod blk;
 pub mod queue;
 pub mod registers;
 pub mod transport;
+pub mod vsock;
 
 use std::panic;
 use std::sync::Once;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{blk, queue, registers, transport};
+use super::{blk, queue, registers, transport, vsock};
 use crate::testing::property::{config, script};
 
 proptest! {
@@ -38,5 +38,14 @@ proptest! {
     #[test]
     fn device_after_a_reset_is_as_after_power_on(script in script::<registers::Script>(800)) {
         registers::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+
+    #[test]
+    fn socket_device_keeps_connections_apart_and_whole(script in script::<vsock::Script>(1500)) {
+        vsock::run(&script);
     }
 }

@@ -5,15 +5,18 @@
 
 use arbitrary::Arbitrary;
 use std::sync::Arc;
+use std::time::Instant;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Address, Length, Steps, assert_no_worker_panicked, watch_workers};
 use crate::bus::MmioDevice;
+use crate::testing::sockets::{Switchboard, Wire};
 use crate::testing::{Buffer, Counting, Driver, Layout, MemoryDisk, Screen, register};
 use crate::virtio::VirtioDevice;
 use crate::virtio::blk::Blk;
 use crate::virtio::console::{Console, ConsolePort};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Vsock, VsockPort};
 
 /// Which device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary)]
@@ -22,6 +25,7 @@ pub enum Device {
     Blk,
     Console,
     Rng,
+    Vsock,
 }
 
 /// A register, more often one that exists.
@@ -96,6 +100,7 @@ enum Host {
     Blk(MemoryDisk),
     Console(ConsolePort),
     Rng(Counting),
+    Vsock(VsockPort, Switchboard),
 }
 
 fn device(which: Device) -> (Box<dyn VirtioDevice>, Host) {
@@ -111,6 +116,11 @@ fn device(which: Device) -> (Box<dyn VirtioDevice>, Host) {
         Device::Rng => {
             let source = Counting::default();
             (Box::new(Rng::new(Box::new(source.clone()))), Host::Rng(source))
+        }
+        Device::Vsock => {
+            let board = Switchboard::default();
+            let (vsock, port) = Vsock::new(3, Box::new(board.clone()), Box::new(|| ()));
+            (Box::new(vsock), Host::Vsock(port, board))
         }
     }
 }
@@ -168,6 +178,13 @@ fn perform(driver: &mut Driver, host: &Host, queues: u16, step: &Step) {
         Step::Host { value } => match host {
             Host::Blk(disk) => disk.set_failing(value & 1 != 0),
             Host::Rng(source) => source.set_dry(value & 1 != 0),
+            Host::Vsock(port, _) if value & 1 == 0 => {
+                // Refused while there is no driver.
+                let _refused = port.open(u32::from(value), Wire::new().stream(), Instant::now());
+            }
+            Host::Vsock(port, _) => {
+                let _more = port.turn(Instant::now());
+            }
             Host::Console(port) if value & 1 == 0 => port.resize(value, value >> 8),
             Host::Console(port) => {
                 port.receive(&vec![0x55; usize::from(value >> 1)]);
@@ -192,7 +209,7 @@ fn check(driver: &mut Driver, step: &Step) {
 
 fn check_that_it_works(driver: &mut Driver, host: &Host) {
     const AT: u64 = Driver::BUFFERS;
-    driver.start(0, 1);
+    driver.start(0, if matches!(host, Host::Vsock(..)) { 3 } else { 1 });
     match host {
         Host::Blk(disk) => {
             disk.set_failing(false);
@@ -208,6 +225,16 @@ fn check_that_it_works(driver: &mut Driver, host: &Host) {
             assert_eq!(port.receive(b"typed"), 5);
             assert!(driver.wait_used(0, 1), "the console's queue is broken");
             assert_eq!(driver.get(AT, 5), b"typed");
+        }
+        Host::Vsock(port, board) => {
+            let mut header = [0; 44];
+            // A request from CID 3 to CID 2: a stream.
+            (header[0], header[8], header[28], header[30]) = (3, 2, 1, 1);
+            driver.put(AT, &header);
+            driver.send(1, &[Buffer::Read(AT, 44)]);
+            while port.turn(Instant::now()) {}
+            assert_eq!(driver.used_idx(1), 1, "the socket device's queue is broken");
+            assert_eq!(board.calls().made.last().map(|(port, _)| *port), Some(0));
         }
         Host::Rng(source) => {
             source.set_dry(false);
