@@ -2,7 +2,7 @@
 //!
 //! The first surprise: a device may close a descriptor that is watched, and its next one may get the same number. epoll forgets
 //! the first by itself, event-manager does not and has no way to be told; so every watched descriptor is modified after every
-//! call, and where epoll does not know it any more, everything is registered anew.
+//! call of its device, and where epoll does not know it any more, everything is registered anew.
 //!
 //! The second: epoll refuses regular files and `/dev/null` (EPERM), which are always ready. They stand in a list of their own,
 //! and while a device is interested in one of them the loop does not sleep.
@@ -129,6 +129,7 @@ impl EventLoop {
     fn call_the_rest(&mut self, now: Instant) -> Result<(), EventError> {
         for (id, subscriber) in &self.subscribers {
             let mut subscriber = lock(subscriber);
+            let mut was_called = !subscriber.always_ready.is_empty();
             for interest in std::mem::take(&mut subscriber.always_ready) {
                 let readiness = Readiness { readable: interest.readable, writable: interest.writable };
                 lock(&subscriber.device).ready(interest.token, readiness, now);
@@ -137,10 +138,11 @@ impl EventLoop {
                 let mut device = lock(&subscriber.device);
                 if device.deadline().is_some_and(|deadline| deadline <= now) {
                     device.expired(now);
+                    was_called = true;
                 }
             }
             let mut ops = self.manager.event_ops(*id).map_err(|error| EventError::Wait(io_error(&error)))?;
-            subscriber.sync(&mut ops);
+            subscriber.sync(&mut ops, was_called);
             if let Some(error) = subscriber.failed.take() {
                 return Err(error);
             }
@@ -150,8 +152,9 @@ impl EventLoop {
 }
 
 impl Subscriber {
-    /// Makes epoll's list equal to the device's interests.
-    fn sync(&mut self, ops: &mut EventOps<'_>) {
+    /// Makes epoll's list equal to the device's interests. Only a device that `was_called` can have closed a descriptor and opened
+    /// another of its number; for the others, an interest that is as it was costs no system call.
+    fn sync(&mut self, ops: &mut EventOps<'_>, was_called: bool) {
         let mut wanted = Vec::new();
         lock(&self.device).interests(&mut wanted);
         wanted.retain(|interest| interest.readable || interest.writable);
@@ -164,8 +167,8 @@ impl Subscriber {
         self.always_ready.clear();
         for interest in wanted {
             let events = Events::new_raw(interest.fd, event_set(interest));
-            if self.watched.insert(interest.fd, interest).is_some() {
-                stale |= ops.modify(events).is_err();
+            if let Some(before) = self.watched.insert(interest.fd, interest) {
+                stale |= (was_called || before != interest) && ops.modify(events).is_err();
             } else if let Err(error) = ops.add(events) {
                 self.watched.remove(&interest.fd);
                 if error == event_manager::Error::FdAlreadyRegistered {
@@ -187,7 +190,7 @@ impl Subscriber {
 
 impl MutEventSubscriber for Subscriber {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        self.sync(ops);
+        self.sync(ops, true);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
@@ -199,7 +202,7 @@ impl MutEventSubscriber for Subscriber {
             writable: interest.writable && (closed || set.contains(EventSet::OUT)),
         };
         lock(&self.device).ready(interest.token, readiness, Instant::now());
-        self.sync(ops);
+        self.sync(ops, true);
     }
 }
 

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::Level;
 use crate::bus::MmioDevice;
-use crate::virtio::spec::queue::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
+use crate::virtio::spec::queue::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY};
 use crate::virtio::transport::mmio::MmioTransport;
 use crate::virtio::{GuestMemory, VirtioDevice};
 
@@ -340,6 +340,20 @@ impl Driver {
         layout.write_descriptor(&self.memory, head, descriptor);
         self.offer(queue, head);
         head
+    }
+
+    /// Notifies `queue` of the last chain, if the device wants to hear of it (§2.7.10, §2.7.7.1).
+    pub fn notify_if_wanted(&mut self, queue: u16, event_idx: bool) {
+        let layout = Layout::of(queue);
+        let last = self.positions[usize::from(queue)].avail.wrapping_sub(1);
+        let wanted = if event_idx {
+            layout.avail_event(&self.memory) == last
+        } else {
+            layout.used_flags(&self.memory) & USED_F_NO_NOTIFY == 0
+        };
+        if wanted {
+            self.notify(queue);
+        }
     }
 
     /// Notifies `queue`.

@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Buffer, Driver, Layout};
 use crate::poll::Token;
+use crate::virtio::spec::F_EVENT_IDX;
 use crate::virtio::spec::vsock::{HEADER_BYTES, Header, QUEUE_EVENT, QUEUE_RECEIVE, QUEUE_TRANSMIT};
 use crate::virtio::vsock::{ConnectError, Vsock, VsockBackend, VsockStream};
 
@@ -192,6 +193,7 @@ impl VsockBackend for Switchboard {
 pub struct GuestSockets {
     /// The driver under it.
     pub driver: Driver,
+    event_idx: bool,
     receive_bytes: u32,
     receive_count: u16,
     /// Places of the used rings that were looked at, and chains that were offered.
@@ -216,7 +218,8 @@ impl GuestSockets {
         let count = (Self::EVENT - Self::RECEIVE) / u64::from(receive_bytes);
         // Divides the number of descriptors, which are used in a circle.
         let receive_count = 1 << u16::try_from(count).unwrap_or(u16::MAX).min(Layout::of(0).size).ilog2();
-        let mut guest = Self { driver, receive_bytes, receive_count, received: 0, sent: 0 };
+        let event_idx = features & F_EVENT_IDX != 0;
+        let mut guest = Self { driver, event_idx, receive_bytes, receive_count, received: 0, sent: 0 };
         (0..receive_count).for_each(|_| guest.offer());
         guest.driver.notify(QUEUE_RECEIVE);
         guest
@@ -262,10 +265,11 @@ impl GuestSockets {
         self.driver.put(slot, header.as_bytes());
         let header = Buffer::Read(slot, HEADER_BYTES);
         if len == 0 {
-            self.driver.send(QUEUE_TRANSMIT, &[header]);
+            self.driver.add(QUEUE_TRANSMIT, &[header]);
         } else {
-            self.driver.send(QUEUE_TRANSMIT, &[header, Buffer::Read(slot + 0x100, len)]);
+            self.driver.add(QUEUE_TRANSMIT, &[header, Buffer::Read(slot + 0x100, len)]);
         }
+        self.driver.notify_if_wanted(QUEUE_TRANSMIT, self.event_idx);
         true
     }
 
@@ -290,7 +294,7 @@ impl GuestSockets {
     pub fn receive_into(&mut self, payload: Option<&mut Vec<u8>>) -> Option<Header> {
         let header = self.take(payload)?;
         self.offer();
-        self.driver.notify(QUEUE_RECEIVE);
+        self.driver.notify_if_wanted(QUEUE_RECEIVE, self.event_idx);
         Some(header)
     }
 
