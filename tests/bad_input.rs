@@ -228,6 +228,50 @@ fn hypervisor_that_this_host_lacks() {
 }
 
 #[test]
+fn vsock_route_that_is_none() {
+    let (status, line) = boot(&["--kernel", "Image", "--vsock", "ssh=/run/s"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("ssh=/run/s") && line.contains("PORT=PATH"), "{line}");
+}
+
+#[test]
+fn vsock_cid_of_the_host() {
+    let (status, line) = boot(&["--kernel", "Image", "--vsock-cid", "2"]);
+    assert_eq!((status, line.as_str()), (2, "minivmm: cannot have vsock CID 2: a guest has 3 to 4294967294"));
+}
+
+#[test]
+fn vsock_port_with_two_sockets() {
+    let (status, line) = boot(&["--kernel", "Image", "--vsock", "7=a", "--vsock", "7=b"]);
+    assert_eq!((status, line.as_str()), (2, "minivmm: vsock port 7 cannot lead to two sockets"));
+}
+
+#[test]
+fn vsock_socket_that_cannot_be_made() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let (status, line) = boot(&["--kernel", &kernel, "--vsock-listen", "22=/nonexistent/s"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/s") && line.contains("No such file"), "{line}");
+    let long = format!("22=/tmp/{}", "x".repeat(200));
+    let (status, line) = boot(&["--kernel", &kernel, "--vsock-listen", &long]);
+    assert!(status == 1 && line.contains("xxx"), "{line}");
+}
+
+#[test]
+fn vsock_socket_in_the_place_of_something_else() {
+    let directory = directory();
+    let kernel = good_kernel(&directory);
+    let (status, line) = boot(&["--kernel", &kernel, "--vsock-socket", &kernel]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&kernel) && line.contains("no socket"), "{line}");
+    let path = directory.path().join("live");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (status, line) = boot(&["--kernel", &kernel, "--vsock-listen", &format!("22={}", path.display())]);
+    assert_eq!((status, line), (1, format!("minivmm: socket {} is in use", path.display())));
+}
+
+#[test]
 fn unknown_option() {
     let (status, line) = boot(&["--floppy", "a.img"]);
     assert_eq!(status, 2);

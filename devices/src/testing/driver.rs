@@ -342,12 +342,12 @@ impl Driver {
         head
     }
 
-    /// Notifies `queue` of the last chain, if the device wants to hear of it (§2.7.10, §2.7.7.1).
-    pub fn notify_if_wanted(&mut self, queue: u16, event_idx: bool) {
+    /// Notifies `queue` of the last `count` chains, if the device wants to hear of one of them (§2.7.10, §2.7.7.1).
+    pub fn notify_if_wanted(&mut self, queue: u16, event_idx: bool, count: u16) {
         let layout = Layout::of(queue);
-        let last = self.positions[usize::from(queue)].avail.wrapping_sub(1);
+        let avail = self.positions[usize::from(queue)].avail;
         let wanted = if event_idx {
-            layout.avail_event(&self.memory) == last
+            avail.wrapping_sub(layout.avail_event(&self.memory)).wrapping_sub(1) < count
         } else {
             layout.used_flags(&self.memory) & USED_F_NO_NOTIFY == 0
         };

@@ -199,6 +199,8 @@ pub struct GuestSockets {
     /// Places of the used rings that were looked at, and chains that were offered.
     received: u16,
     sent: u16,
+    /// Buffers that were read and not offered again yet.
+    read: u16,
 }
 
 impl GuestSockets {
@@ -219,7 +221,7 @@ impl GuestSockets {
         // Divides the number of descriptors, which are used in a circle.
         let receive_count = 1 << u16::try_from(count).unwrap_or(u16::MAX).min(Layout::of(0).size).ilog2();
         let event_idx = features & F_EVENT_IDX != 0;
-        let mut guest = Self { driver, event_idx, receive_bytes, receive_count, received: 0, sent: 0 };
+        let mut guest = Self { driver, event_idx, receive_bytes, receive_count, received: 0, sent: 0, read: 0 };
         (0..receive_count).for_each(|_| guest.offer());
         guest.driver.notify(QUEUE_RECEIVE);
         guest
@@ -269,7 +271,7 @@ impl GuestSockets {
         } else {
             self.driver.add(QUEUE_TRANSMIT, &[header, Buffer::Read(slot + 0x100, len)]);
         }
-        self.driver.notify_if_wanted(QUEUE_TRANSMIT, self.event_idx);
+        self.driver.notify_if_wanted(QUEUE_TRANSMIT, self.event_idx, 1);
         true
     }
 
@@ -280,7 +282,7 @@ impl GuestSockets {
         (waiting < Self::SEND_SLOTS).then_some(slot)
     }
 
-    /// The next packet of the device. Its buffer is offered again.
+    /// The next packet of the device. Its buffer is offered again, in time.
     ///
     /// # Panics
     /// If the device says that it wrote another length than the header says.
@@ -293,8 +295,12 @@ impl GuestSockets {
     /// As [`Self::receive`], the payload appended to `payload`, or left alone.
     pub fn receive_into(&mut self, payload: Option<&mut Vec<u8>>) -> Option<Header> {
         let header = self.take(payload)?;
-        self.offer();
-        self.driver.notify_if_wanted(QUEUE_RECEIVE, self.event_idx);
+        self.read += 1;
+        // As Linux does: many at once, before the device has none.
+        if self.read * 2 >= self.receive_count {
+            (0..self.read).for_each(|_| self.offer());
+            self.driver.notify_if_wanted(QUEUE_RECEIVE, self.event_idx, std::mem::take(&mut self.read));
+        }
         Some(header)
     }
 
