@@ -670,3 +670,18 @@ fn buffer_size_is_told_in_every_packet() {
     let (header, _) = bench.guest.receive().unwrap();
     assert_eq!((header.buf_alloc.get(), header.fwd_cnt.get()), (BUFFER, 0));
 }
+
+#[test]
+fn bytes_stay_in_order_while_host_and_guest_take_turns() {
+    let (mut bench, wire) = Bench::connected();
+    wire.state().room = 0;
+    let data: Vec<u8> = (0..=250).cycle().take(500_000).collect();
+    for (round, chunk) in data.chunks(1000).enumerate() {
+        bench.guest(op::RW, 0, chunk);
+        wire.state().room = if round < 20 { 300 } else { 1100 };
+        bench.host(&wire, b"");
+    }
+    wire.state().room = usize::MAX;
+    bench.host(&wire, b"");
+    assert!(wire.outbound() == data);
+}
