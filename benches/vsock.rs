@@ -37,9 +37,10 @@ fn main() -> Result<()> {
     println!(
         "medians of {runs} runs, guest side driven from the host\n\n| case | wall | per core | bar |\n|---|---|---|---|"
     );
-    throughput("guest to host, 64 KiB packets", runs, PACKET, to_host)?;
-    throughput("host to guest, 64 KiB packets", runs, PACKET + HEADER_BYTES, to_guest)?;
-    throughput("host to guest, a Linux guest's buffers", runs, LINUX_BUFFER, to_guest)?;
+    let bar = "> 20 Gbit/s per core";
+    throughput("guest to host, 64 KiB packets", bar, runs, PACKET, to_host)?;
+    throughput("host to guest, 64 KiB packets", bar, runs, PACKET + HEADER_BYTES, to_guest)?;
+    throughput("host to guest, 16 buffers of a Linux guest's 4 KiB", "", runs, LINUX_BUFFER, to_guest)?;
     let mut medians = Vec::new();
     for _ in 0..runs {
         medians.push(round_trip()?);
@@ -49,7 +50,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn throughput(name: &str, runs: usize, buffer: u32, run: impl Fn(&mut Bench) -> Result<Duration>) -> Result<()> {
+fn throughput(
+    name: &str,
+    bar: &str,
+    runs: usize,
+    buffer: u32,
+    run: impl Fn(&mut Bench) -> Result<Duration>,
+) -> Result<()> {
     let (mut walls, mut cores) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let mut bench = Bench::start(buffer)?;
@@ -57,7 +64,7 @@ fn throughput(name: &str, runs: usize, buffer: u32, run: impl Fn(&mut Bench) -> 
         walls.push(gigabits(wall));
         cores.push(gigabits(bench.stop()?));
     }
-    println!("| {name} | {:.1} Gbit/s | {:.1} Gbit/s | > 20 Gbit/s per core |", median(&mut walls), median(&mut cores));
+    println!("| {name} | {:.1} Gbit/s | {:.1} Gbit/s | {bar} |", median(&mut walls), median(&mut cores));
     Ok(())
 }
 
