@@ -102,6 +102,11 @@ impl Vcpu for SoftVcpu {
                 }
                 // SMCCC calls have immediate 0 (DEN0028 §2.9), and our conduit is HVC, as the device tree says.
                 Exit::Hvc { .. } | Exit::Smc { .. } => self.set_x(0, psci::status::NOT_SUPPORTED.cast_unsigned()),
+                // Nothing leaves without `SystemConfig::traps`.
+                Exit::Trapped(syndrome) => {
+                    let reason = format!("trapped with syndrome {:#x}", syndrome.esr);
+                    return Err(HypervisorError::Run { index: self.index, pc: self.vcpu.pc(), reason });
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use minivmm_aarch64::Mpidr;
+use minivmm_aarch64::{Mpidr, SysReg};
 
 use crate::atomics::Monitor;
 use crate::exception::{MODE_EL1H, PSTATE_D, PSTATE_DAIF, PSTATE_F, PSTATE_I, PSTATE_PAN, PSTATE_SS};
@@ -15,6 +15,7 @@ use crate::timer::Timers;
 use crate::tlb::{Regime, Tlb};
 use crate::translate::layout::{Fp, Links, Mode};
 use crate::translate::tier0::BusLink;
+use crate::trap::Syndrome;
 
 /// The instruction did not complete; the reason is in [`Core::abort`]. Zero-sized, so that a load's result fits in registers.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,8 @@ pub(crate) enum AbortKind {
     StackAlignment,
     PcAlignment,
     Watchpoint,
+    /// Not an exception of the guest: the machine is told, see [`Core::leaving`].
+    Leaving,
 }
 
 /// What a vCPU did, exactly counted.
@@ -131,6 +134,12 @@ pub(crate) struct Core {
     pub watching: bool,
     pub tlb: Tlb,
     pub abort: Abort,
+    /// What an instruction that leaves has to say.
+    pub leaving: Syndrome,
+    /// Identification registers that do not have this processor's values, MIDR_EL1 and MPIDR_EL1 among them.
+    pub identification: Vec<(SysReg, u64)>,
+    /// Debug exceptions leave (MDCR_EL2.TDE).
+    pub debug_leaves: bool,
     pub monitor: Monitor,
     pub sys: SystemRegisters,
     pub timers: Timers,
@@ -172,9 +181,12 @@ impl Core {
             watching: false,
             tlb: Tlb::new(HostPage::nowhere()),
             abort: Abort::default(),
+            leaving: Syndrome::default(),
+            identification: Vec::new(),
+            debug_leaves: false,
             monitor: Monitor::default(),
             sys: SystemRegisters::default(),
-            timers: Timers::default(),
+            timers: Timers::new(system.config().counter_hz),
             deadline_ns: u64::MAX,
             unsynchronized: false,
             deferred: Vec::new(),
@@ -198,7 +210,7 @@ impl Core {
         self.pc = 0;
         self.pstate = PSTATE_DAIF | MODE_EL1H;
         self.sys = SystemRegisters::default();
-        self.timers = Timers::default();
+        self.timers = Timers::new(self.system.config().counter_hz);
         (self.banked_sp_el0, self.banked_sp_el1) = (0, 0);
         self.monitor = Monitor::default();
         self.tlb.flush();

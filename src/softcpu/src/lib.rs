@@ -36,6 +36,7 @@ mod system_insns;
 mod timer;
 mod tlb;
 mod translate;
+mod trap;
 mod vcpu;
 mod walk;
 
@@ -44,8 +45,9 @@ use minivmm_aarch64::SysReg;
 pub use crate::core::{Counters, LeftFor};
 pub use crate::host_memory::{HostMemory, PAGE_SIZE};
 pub use crate::stage2::{IPA_BITS, MapError, Permissions};
-pub use crate::system::{System, SystemConfig, Tier, UnknownTier};
+pub use crate::system::{Clock, System, SystemConfig, Tier, UnknownTier};
 pub use crate::timer::{FREQUENCY_HZ, Timer};
+pub use crate::trap::{Syndrome, Traps};
 pub use crate::vcpu::{Exit, Vcpu};
 
 /// The machine around the processors. Calls come from vCPU threads, several at a time.

@@ -10,7 +10,7 @@ use crate::core::{Abort, AbortKind, Core, Trap};
 use crate::exception::PSTATE_PAN;
 use crate::host_memory::{HostPage, PAGE_SIZE};
 use crate::tlb::{PAGE_MASK, Regime};
-use crate::walk::{self, Translation};
+use crate::walk::{self, Translation, WalkFault};
 
 const SCTLR_A: u64 = 1 << 1;
 const PAGE_OFFSET: u64 = PAGE_SIZE - 1;
@@ -317,6 +317,7 @@ impl Core {
         let stage2 = system.stage2();
         let translation = match walk::walk(&self.sys, &stage2, va, regime == Regime::User) {
             Ok(translation) => translation,
+            Err(WalkFault { ipa: Some(ipa), .. }) if self.leaves(ipa) => return Err(self.leave_walk(va, ipa, false)),
             Err(fault) => return Err(self.data_abort(va, fault.status, intent == Intent::Write)),
         };
         let rights = if regime == Regime::User { translation.user } else { translation.kernel };
@@ -339,6 +340,10 @@ impl Core {
                 self.copies.iter_mut().for_each(|copies| copies.gave_up = true);
                 return Err(Trap);
             }
+            present if self.leaves(translation.ipa) => {
+                let missing_write = present.is_none_or(|(_, permissions)| permissions.read);
+                return Err(self.leave_data(va, translation.ipa, write && missing_write, present.is_some()));
+            }
             // What stage 2 withholds is the machine's to complete, like memory that is not there.
             _ => Place::Device(translation.ipa),
         };
@@ -357,6 +362,7 @@ impl Core {
         let stage2 = system.stage2();
         let translation = match walk::walk(&self.sys, &stage2, va, user) {
             Ok(translation) => translation,
+            Err(WalkFault { ipa: Some(ipa), .. }) if self.leaves(ipa) => return Err(self.leave_walk(va, ipa, true)),
             Err(fault) => return Err(self.instruction_abort(va, fault.status)),
         };
         let rights = if user { translation.user } else { translation.kernel };
@@ -365,6 +371,7 @@ impl Core {
         }
         match stage2.page(translation.ipa) {
             Some((_, permissions)) if permissions.execute => Ok(translation),
+            present if self.leaves(translation.ipa) => Err(self.leave_fetch(translation.ipa, present.is_some())),
             _ => Err(self.instruction_abort(va, fsc::EXTERNAL)),
         }
     }
@@ -429,6 +436,8 @@ impl Core {
             (AbortKind::Instruction, true) => ExceptionClass::InstructionAbortLower,
             (AbortKind::Instruction, false) => ExceptionClass::InstructionAbortSame,
             (AbortKind::PcAlignment, _) => ExceptionClass::PcAlignment,
+            // `Core::take_leaving` comes first.
+            (AbortKind::Leaving, _) => return,
             (AbortKind::Watchpoint, true) => ExceptionClass::WatchpointLower,
             (AbortKind::Watchpoint, false) => ExceptionClass::WatchpointSame,
             (AbortKind::StackAlignment, _) => {

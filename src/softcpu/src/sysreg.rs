@@ -148,7 +148,7 @@ impl Core {
             id::FPCR => u64::from(self.regs.fpcr),
             id::FPSR => u64::from(self.regs.fpsr),
             id::ISR_EL1 => self.pending_interrupts(),
-            id::CNTFRQ_EL0 => crate::timer::FREQUENCY_HZ,
+            id::CNTFRQ_EL0 => self.system.config().counter_hz,
             id::CNTVCT_EL0 => self.timers.virtual_count(self.system.now_ns()),
             id::CNTPCT_EL0 => self.timers.physical_count(self.system.now_ns()),
             id::CNTV_CTL_EL0 => self.timers.control(Timer::Virtual, self.system.now_ns()),
@@ -162,6 +162,9 @@ impl Core {
     }
 
     fn read_identification(&self, reg: SysReg) -> Option<u64> {
+        if let Some((_, value)) = self.identification.iter().find(|(known, _)| *known == reg) {
+            return Some(*value);
+        }
         // CCSIDR_EL1 is the one that depends on state.
         if reg == id::CCSIDR_EL1 {
             return Some(crate::id::cache_size(self.sys.csselr));

@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use crate::host_memory::HostMemory;
 use crate::stage2::{MapError, Permissions, Stage2};
+use crate::timer::FREQUENCY_HZ;
 use crate::translate::UnitStore;
+use crate::trap::Traps;
 use crate::vcpu::Vcpu;
 
 /// The IRQ line of the CPU interface is high.
@@ -63,6 +65,24 @@ pub struct SystemConfig {
     /// Host memory for generated code, which all vCPUs share, in bytes. When it is full, new memory of this size takes its place; a vCPU that
     /// does not run keeps the old one until it does.
     pub unit_bytes: usize,
+    /// Frequency of the count, as CNTFRQ_EL0 says it; not zero.
+    pub counter_hz: u64,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// What leaves [`Vcpu::run`] beside HVC and SMC. Without, the bus completes every access.
+    pub traps: Option<Arc<dyn Traps>>,
+}
+
+/// Where the time of the counters comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    /// The host's monotonic clock, from the moment that the system is made.
+    #[default]
+    Host,
+    /// The host's monotonic clock, from this moment on.
+    Since(Instant),
+    /// Whoever holds the other end, in nanoseconds. [`System::wake`] after a change, for vCPUs that wait.
+    Given(Arc<AtomicU64>),
 }
 
 /// How instructions are executed.
@@ -116,7 +136,16 @@ impl std::str::FromStr for Tier {
 
 impl Default for SystemConfig {
     fn default() -> Self {
-        Self { vcpu_count: 1, gic: true, code_cache_bytes: 15 << 20, tier: Tier::default(), unit_bytes: 16 << 20 }
+        Self {
+            vcpu_count: 1,
+            gic: true,
+            code_cache_bytes: 15 << 20,
+            tier: Tier::default(),
+            unit_bytes: 16 << 20,
+            counter_hz: FREQUENCY_HZ,
+            clock: Clock::Host,
+            traps: None,
+        }
     }
 }
 
@@ -277,6 +306,11 @@ impl System {
         }
     }
 
+    /// Makes every vCPU in WFI look at the clock again. Any thread.
+    pub fn wake(&self) {
+        self.lines.iter().for_each(|line| line.wake());
+    }
+
     fn set_line(&self, vcpu: u32, bit: u32, level: bool) {
         let Some(line) = self.lines.get(vcpu as usize) else { return };
         if level {
@@ -305,7 +339,11 @@ impl System {
 
     /// Nanoseconds since the system was made.
     pub(crate) fn now_ns(&self) -> u64 {
-        u64::try_from(self.power_on.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        match &self.config.clock {
+            Clock::Host => u64::try_from(self.power_on.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            Clock::Since(start) => u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            Clock::Given(ns) => ns.load(Ordering::SeqCst),
+        }
     }
 
     /// Tells every vCPU but `sender`.

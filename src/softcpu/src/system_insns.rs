@@ -62,6 +62,9 @@ impl Core {
         if let Some(refusal) = self.refuse(reg, t, true) {
             return refusal;
         }
+        if self.sysreg_leaves(reg) {
+            return self.leave_sysreg(reg, t, true);
+        }
         if let Ok(value) = self.read_sysreg(reg) {
             // DCZID_EL0.DZP: EL0 may not use DC ZVA (D24.2.38).
             let prohibited = reg == id::DCZID_EL0 && self.el() == 0 && self.sys.sctlr & SCTLR_DZE == 0;
@@ -86,6 +89,9 @@ impl Core {
         if let Some(refusal) = self.refuse(reg, t, false) {
             return refusal;
         }
+        if self.sysreg_leaves(reg) {
+            return self.leave_sysreg(reg, t, false);
+        }
         let value = self.regs.x(t);
         if let Ok(after) = self.write_sysreg(reg, value) {
             return after.into();
@@ -94,6 +100,12 @@ impl Core {
         let index = self.index;
         self.outside_guest(|| known = bus.write_sysreg(index, reg, value));
         if known { Outcome::Resync } else { Outcome::Undefined }
+    }
+
+    /// MRS or MSR of `reg` is the machine's to do.
+    fn leave_sysreg(&mut self, reg: SysReg, t: u8, read: bool) -> Outcome {
+        let Trap = self.leave_with(ExceptionClass::SystemRegister, esr::sysreg_iss(reg, t.min(ZERO), read), 0, 0);
+        Outcome::Abort
     }
 
     /// Why the present exception level may not access `reg`, if it may not.
@@ -167,12 +179,19 @@ impl Core {
         Outcome::Done
     }
 
-    /// The syndrome with which WFI or WFE of EL0 traps, if it does.
-    pub(crate) fn wait_trap(&self, event: bool) -> Option<u64> {
+    /// The syndrome with which WFI or WFE traps, if it does: to EL1 from EL0, or out of the processor.
+    pub(crate) fn wait_trap(&mut self, event: bool) -> Option<u64> {
         let allowed = self.sys.sctlr & if event { SCTLR_NTWE } else { SCTLR_NTWI } != 0;
         // ISS: CV 1, COND 0b1110, TI 0 for WFI and 1 for WFE.
-        (self.el() == 0 && !allowed)
-            .then(|| esr::syndrome(ExceptionClass::WaitFor, (1 << 24) | (0xe << 20) | u32::from(event)))
+        let iss = (1 << 24) | (0xe << 20) | u32::from(event);
+        if self.el() == 0 && !allowed {
+            return Some(esr::syndrome(ExceptionClass::WaitFor, iss));
+        }
+        if self.wait_leaves() {
+            let Trap = self.leave_with(ExceptionClass::WaitFor, iss, 0, 0);
+            return Some(self.leaving.esr);
+        }
+        None
     }
 
     /// SYS: cache, TLB and address translation instructions.
@@ -245,6 +264,11 @@ impl Core {
             Ok(found) => {
                 let rights = if user { found.user } else { found.kernel };
                 let allowed = if write { rights.write } else { rights.read };
+                if allowed && system.stage2().page(found.ipa).is_none() && self.leaves(found.ipa) {
+                    let Trap = self.leave_data(va, found.ipa, true, false);
+                    self.leaving.esr |= u64::from(esr::ISS_CM);
+                    return Outcome::Abort;
+                }
                 if allowed { Outcome::Done } else { self.maintenance_fault(va, esr::fsc::PERMISSION + found.level) }
             }
             Err(fault) => self.maintenance_fault(va, fault.status),

@@ -5,9 +5,10 @@
 
 use crate::sysreg::After;
 
-/// Frequency of the count, CNTFRQ_EL0: one tick is 16 ns, so that the count is a shift away from host time.
+/// Frequency of the count, CNTFRQ_EL0, where the machine chooses none: one tick is 16 ns, so that the count is a shift away from host time.
 pub const FREQUENCY_HZ: u64 = 62_500_000;
 const TICK_NS_LOG2: u32 = 4;
+const NS_PER_SECOND: u128 = 1_000_000_000;
 
 const CTL_ENABLE: u64 = 1 << 0;
 const CTL_IMASK: u64 = 1 << 1;
@@ -32,16 +33,41 @@ struct State {
 }
 
 /// Both timers of a vCPU.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Timers {
     timers: [State; 2],
+    frequency_hz: u64,
     /// Physical count minus virtual count.
     virtual_offset: u64,
 }
 
+impl Default for Timers {
+    fn default() -> Self {
+        Self::new(FREQUENCY_HZ)
+    }
+}
+
 impl Timers {
+    /// Stopped timers of a count that runs at `frequency_hz`, not zero.
+    pub fn new(frequency_hz: u64) -> Self {
+        Self { timers: [State::default(); 2], frequency_hz, virtual_offset: 0 }
+    }
+
     pub fn physical_count(&self, now_ns: u64) -> u64 {
-        now_ns >> TICK_NS_LOG2
+        if self.frequency_hz == FREQUENCY_HZ {
+            return now_ns >> TICK_NS_LOG2;
+        }
+        let ticks = u128::from(now_ns) * u128::from(self.frequency_hz) / NS_PER_SECOND;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    /// The least time in which the count advances by `ticks`.
+    fn duration_ns(&self, ticks: u64) -> u64 {
+        if self.frequency_hz == FREQUENCY_HZ {
+            return ticks.saturating_mul(1 << TICK_NS_LOG2);
+        }
+        let ns = (u128::from(ticks) * NS_PER_SECOND).div_ceil(u128::from(self.frequency_hz));
+        u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
     pub fn virtual_count(&self, now_ns: u64) -> u64 {
@@ -118,7 +144,7 @@ impl Timers {
                 continue;
             }
             let ticks = state.compare.saturating_sub(self.count(timer, now_ns));
-            deadline = deadline.min(now_ns.saturating_add(ticks.saturating_mul(1 << TICK_NS_LOG2)));
+            deadline = deadline.min(now_ns.saturating_add(self.duration_ns(ticks)));
         }
         deadline
     }
@@ -154,6 +180,17 @@ mod tests {
         timers.set_value(Timer::Virtual, 0xffff_ffff, 1600);
         assert_eq!(timers.compare(Timer::Virtual), 99);
         assert_eq!(timers.value(Timer::Virtual, 1600), 0xffff_ffff);
+    }
+
+    #[test]
+    fn count_of_another_frequency_reaches_its_deadline_in_time() {
+        let mut timers = Timers::new(24_000_000);
+        assert_eq!(timers.physical_count(1_000_000_000), 24_000_000);
+        timers.set_compare(Timer::Virtual, 5);
+        timers.set_control(Timer::Virtual, CTL_ENABLE);
+        assert_eq!(timers.deadline_ns(0), 209);
+        assert_eq!(timers.changed_lines(208).count(), 0);
+        assert_eq!(timers.changed_lines(209).count(), 1);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::regs::Regs;
 use crate::system::{Maintenance, PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE, System, Tier};
 use crate::translate::layout::{Exit as Left, Mode};
 use crate::translate::{Made, Translator, unit_len};
+use crate::trap::Syndrome;
 
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub enum Exit {
     },
     /// Generated code did something else than tier 0 ([`Tier::Lockstep`]): see [`Vcpu::divergence`].
     Diverged,
+    /// The instruction at the PC was not executed: [`Traps`](crate::Traps) say so.
+    Trapped(Syndrome),
 }
 
 /// Instructions decoded ahead of the one that was reached.
@@ -106,16 +109,27 @@ impl Vcpu {
                 return exit;
             }
             let stop = self.execute(bus);
+            if matches!(stop, Stop::Abort | Stop::Trapped(_))
+                && let Some(syndrome) = self.core.take_leaving()
+            {
+                return Exit::Trapped(syndrome);
+            }
             match stop {
                 Stop::Attention | Stop::Hot => {}
                 Stop::Fetch => {
                     if let Err(Trap) = self.fetch() {
+                        if let Some(syndrome) = self.core.take_leaving() {
+                            return Exit::Trapped(syndrome);
+                        }
                         self.core.take_pending_abort();
                     }
                 }
                 Stop::Decode => self.decode_ahead(),
                 Stop::Abort => self.core.take_pending_abort(),
                 Stop::Undefined => self.core.take_undefined(),
+                Stop::Trapped(esr) if self.core.debug_leaves && esr::class_of(esr) == ExceptionClass::Brk64 as u8 => {
+                    return Exit::Trapped(Syndrome { esr, ..Syndrome::default() });
+                }
                 Stop::Trapped(esr) => self.core.take_synchronous(esr, self.core.pc),
                 Stop::Forget(what) => self.forget(what),
                 Stop::Synchronize => self.synchronize(),
@@ -549,6 +563,19 @@ impl Vcpu {
         let known = self.core.write_sysreg(reg, value).is_ok();
         self.core.derive();
         known
+    }
+
+    /// Gives identification register `reg`, MIDR_EL1 and MPIDR_EL1 among them, another value than this processor's own. It changes what the
+    /// guest reads and nothing else, and outlives [`Self::reset`].
+    pub fn set_identification(&mut self, reg: SysReg, value: u64) {
+        let known = &mut self.core.identification;
+        known.retain(|(other, _)| *other != reg);
+        known.push((reg, value));
+    }
+
+    /// Whether BRK leaves [`Self::run`] rather than being an exception of the guest's (MDCR_EL2.TDE).
+    pub fn set_debug_leaves(&mut self, leaves: bool) {
+        self.core.debug_leaves = leaves;
     }
 
     /// Sets how many ticks the virtual count runs behind the physical one (CNTVOFF_EL2).

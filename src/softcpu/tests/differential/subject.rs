@@ -183,7 +183,7 @@ impl Subject {
         let stop = match exit {
             Exit::Hvc { immediate: SYNCHRONOUS_FROM_EL0 } => stop_of_syndrome(esr, far),
             Exit::Hvc { immediate } => Stop::Other(immediate.into(), esr),
-            Exit::Smc { .. } | Exit::Kicked | Exit::Diverged => Stop::Other(u64::MAX, esr),
+            Exit::Smc { .. } | Exit::Kicked | Exit::Diverged | Exit::Trapped(_) => Stop::Other(u64::MAX, esr),
         };
         let data = self.data.as_volatile_slice();
         let mut memory = Box::new([0; MEMORY_BYTES]);
