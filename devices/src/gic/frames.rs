@@ -128,7 +128,7 @@ impl MmioDevice for DistributorFrame {
 impl RedistributorFrames {
     fn decode(&self, offset: u64, len: usize) -> Result<(usize, Redistributor), AccessError> {
         let cpu = usize::try_from(offset / REDISTRIBUTOR_BYTES).unwrap_or(usize::MAX);
-        if cpu >= self.0.config.affinities.len() {
+        if cpu >= self.0.lock().state.cpus.len() {
             return Err(AccessError::InvalidRegister);
         }
         Ok((cpu, Redistributor::decode(offset % REDISTRIBUTOR_BYTES, len)?))
@@ -136,9 +136,10 @@ impl RedistributorFrames {
 
     /// GICR_TYPER: affinity, processor number, and whether this is the last frame.
     fn typer(&self, cpu: usize) -> u64 {
-        let affinity = self.0.config.affinities.get(cpu).map_or(0, |mpidr| mpidr.bits());
+        let cpus = &self.0.lock().state.cpus;
+        let affinity = cpus.get(cpu).map_or(0, |cpu| cpu.affinity);
         let packed = (affinity & 0xff_ffff) | ((affinity >> 32) << 24);
-        let last = cpu + 1 == self.0.config.affinities.len();
+        let last = cpu + 1 == cpus.len();
         (packed << 32) | ((cpu as u64) << 8) | (u64::from(last) << 4)
     }
 }

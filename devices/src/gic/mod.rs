@@ -51,6 +51,10 @@ pub struct GicCounters {
     pub acknowledged: u64,
 }
 
+/// What [`Gic::save`] saw.
+#[derive(Clone, Debug)]
+pub struct GicState(State);
+
 struct Shared {
     state: State,
     counters: GicCounters,
@@ -77,19 +81,39 @@ impl Gic {
     #[must_use]
     pub fn new(mut config: GicConfig, lines: Arc<dyn CpuLines>) -> Arc<Self> {
         config.spi_count = config.spi_count.min(Self::MAX_SPIS).next_multiple_of(32);
-        let state = Self::state_after_reset(&config);
+        let affinities: Vec<u64> = config.affinities.iter().map(|mpidr| mpidr.bits()).collect();
+        let state = State::new(&affinities, config.spi_count);
         Arc::new(Self { config, lines, shared: Mutex::new(Shared { state, counters: GicCounters::default() }) })
     }
 
-    fn state_after_reset(config: &GicConfig) -> State {
-        let affinities: Vec<u64> = config.affinities.iter().map(|mpidr| mpidr.bits()).collect();
-        State::new(&affinities, config.spi_count)
+    /// Adds the vCPU of the next index, whose redistributor frames are the last from now on. Not while the guest runs.
+    pub fn add_cpu(&self, affinity: Mpidr) {
+        self.change(|shared| shared.state.add_cpu(affinity.bits()));
+    }
+
+    /// Gives vCPU `vcpu` another affinity; SPIs follow by their routes. Not while the guest runs.
+    pub fn set_affinity(&self, vcpu: u32, affinity: Mpidr) {
+        self.change(|shared| shared.state.set_affinity(vcpu as usize, affinity.bits()));
+    }
+
+    /// Distributor and redistributors as they are, the CPU interfaces left out.
+    #[must_use]
+    pub fn save(&self) -> GicState {
+        GicState(self.lock().state.clone())
+    }
+
+    /// Returns distributor and redistributors to what [`Self::save`] saw; CPU interfaces and input lines stay as they are. `false`, and nothing
+    /// changes, where `saved` has other vCPUs.
+    #[must_use]
+    pub fn restore(&self, saved: &GicState) -> bool {
+        self.change(|shared| shared.state.restore(&saved.0))
     }
 
     /// Returns to the state after power-on. Lines that are high stay high: the devices that drive them are reset by the machine.
     pub fn reset(&self) {
         self.change(|shared| {
-            let fresh = Self::state_after_reset(&self.config);
+            let affinities: Vec<u64> = shared.state.cpus.iter().map(|cpu| cpu.affinity).collect();
+            let fresh = State::new(&affinities, self.config.spi_count);
             let old = std::mem::replace(&mut shared.state, fresh);
             for (new, old) in shared.state.shared.iter_mut().zip(&old.shared) {
                 new.line = old.line;

@@ -166,20 +166,51 @@ impl State {
     /// After reset, for vCPUs of these affinities and `spi_count` SPIs (a multiple of 32).
     pub fn new(affinities: &[u64], spi_count: u32) -> Self {
         let banks = (spi_count / 32) as usize;
-        let cpus = affinities.iter().map(|affinity| {
-            // SGIs are edge-triggered for good.
-            let private = Bank { edge: 0xffff, ..Bank::default() };
-            Cpu { affinity: *affinity, asleep: true, private, ..Cpu::default() }
-        });
         let mut state = Self {
             ctlr: 0,
-            cpus: cpus.collect(),
+            cpus: Vec::new(),
             shared: vec![Bank::default(); banks],
             routes: vec![0; spi_count as usize],
-            targets: vec![vec![0; banks]; affinities.len()],
+            targets: Vec::new(),
         };
-        (0..spi_count).for_each(|spi| state.set_route(spi, 0));
+        affinities.iter().for_each(|affinity| state.add_cpu(*affinity));
         state
+    }
+
+    /// Adds a vCPU after reset.
+    pub fn add_cpu(&mut self, affinity: u64) {
+        // SGIs are edge-triggered for good.
+        let private = Bank { edge: 0xffff, ..Bank::default() };
+        self.cpus.push(Cpu { affinity, asleep: true, private, ..Cpu::default() });
+        self.targets.push(vec![0; self.shared.len()]);
+        self.set_affinity(self.cpus.len() - 1, affinity);
+    }
+
+    /// Gives vCPU `cpu` an affinity, and the SPIs that are routed there.
+    pub fn set_affinity(&mut self, cpu: usize, affinity: u64) {
+        let Some(state) = self.cpus.get_mut(cpu) else { return };
+        state.affinity = affinity;
+        for spi in 0..self.routes.len() {
+            let route = self.routes.get(spi).copied().unwrap_or(0);
+            self.set_route(u32::try_from(spi).unwrap_or(u32::MAX), route);
+        }
+    }
+
+    /// Takes over distributor and redistributors of `saved`, but not its CPU interfaces, input lines and outputs.
+    pub fn restore(&mut self, saved: &Self) -> bool {
+        let affinities = |state: &Self| state.cpus.iter().map(|cpu| cpu.affinity).collect::<Vec<_>>();
+        if affinities(self) != affinities(saved) || self.shared.len() != saved.shared.len() {
+            return false;
+        }
+        let old = std::mem::replace(self, saved.clone());
+        for (bank, old) in self.shared.iter_mut().zip(&old.shared) {
+            bank.line = old.line;
+        }
+        for (cpu, old) in self.cpus.iter_mut().zip(old.cpus) {
+            cpu.private.line = old.private.line;
+            (cpu.interface, cpu.irq, cpu.fiq) = (old.interface, old.irq, old.fiq);
+        }
+        true
     }
 
     /// The bank and bit of `intid` as vCPU `cpu` sees it.

@@ -299,6 +299,37 @@ fn unknown_system_register_is_not_ours() {
     assert_eq!(machine.gic.read_sysreg(7, id::ICC_PMR_EL1), None);
 }
 
+#[test]
+fn vcpu_that_is_added_has_the_last_frames_and_gets_what_is_routed_to_it() {
+    let mut machine = Machine::ready(1);
+    machine.enable(40);
+    machine.write(0x6000 + 8 * 40, 5);
+    machine.gic.set_level(Intid(40), true);
+    assert_eq!(machine.read_private(0, 0x8), 1 << 4, "alone, it is the last");
+    machine.gic.add_cpu(Mpidr::of_vcpu(5));
+    assert_eq!(machine.read_private(0, 0x8), 0);
+    assert_eq!(machine.read_private(1, 0x8), (1 << 8) | (1 << 4));
+    assert_eq!(machine.read_private(1, 0xc), 5);
+    assert_eq!(machine.gic.lock().state.highest_pending(1), None, "asleep");
+    machine.write_private(1, 0x14, 0);
+    assert!(machine.gic.write_sysreg(1, id::ICC_IGRPEN1_EL1, 1));
+    assert_eq!(machine.gic.read_sysreg(1, id::ICC_HPPIR1_EL1), Some(40));
+}
+
+#[test]
+fn saved_state_comes_back_without_the_cpu_interfaces() {
+    let mut machine = Machine::ready(1);
+    machine.enable(40);
+    let saved = machine.gic.save();
+    machine.write(0x184, 1 << 8);
+    assert!(machine.gic.write_sysreg(0, id::ICC_PMR_EL1, 0x80));
+    assert!(machine.gic.restore(&saved));
+    assert_eq!(machine.read(0x104), 1 << 8);
+    assert_eq!(machine.gic.read_sysreg(0, id::ICC_PMR_EL1), Some(0x80));
+    machine.gic.add_cpu(Mpidr::of_vcpu(1));
+    assert!(!machine.gic.restore(&saved), "other vCPUs");
+}
+
 /// A small deterministic generator; the seed is in the assertion's message.
 struct Random(u64);
 
