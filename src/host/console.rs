@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::escape::{self, Command, EscapeKeys};
 use super::terminal::WindowSize;
@@ -59,7 +58,7 @@ impl Wakeup {
     /// # Errors
     /// The host's.
     pub(super) fn new() -> std::io::Result<(OwnedFd, Self)> {
-        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let (read, write) = super::pipe::nonblocking()?;
         Ok((read, Self(Arc::new(write))))
     }
 

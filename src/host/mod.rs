@@ -9,6 +9,7 @@ mod hole;
 #[cfg_attr(target_os = "linux", path = "large_pages_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "large_pages_portable.rs")]
 pub mod large_pages;
+pub mod pipe;
 pub mod signals;
 pub mod terminal;
 pub mod vsock;

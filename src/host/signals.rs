@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
-use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::SigId;
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH};
 
@@ -55,7 +54,7 @@ impl Signals {
     pub fn new(deliver: impl FnMut(Signal) + Send + 'static) -> std::io::Result<Self> {
         let mut signals = Self { pipes: Vec::new(), deliver: Box::new(deliver) };
         for (number, meaning) in SIGNALS {
-            let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+            let (read, write) = super::pipe::nonblocking()?;
             let id = signal_hook::low_level::pipe::register(number, write)?;
             signals.pipes.push((read, id, meaning));
         }
