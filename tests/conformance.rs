@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minivmm::hypervisor::{
     Backend, GuestIo, InterruptInputs, Irqchip, Kicker, Vcpu, VcpuBuilder, VcpuStop, Vm, VmSpec,
@@ -108,15 +108,57 @@ impl Guest {
     }
 }
 
+/// The simulators of Hypervisor.framework that a back end has to cope with: as expected, and with each of the knobs turned.
+const SIMULATORS: [&str; 8] = [
+    "",
+    "lost-cancel",
+    "spurious-cancel",
+    "absorb",
+    "counter=1ghz",
+    "id=macos12",
+    "tier=interpret",
+    "lost-cancel,spurious-cancel,absorb,counter=1ghz,id=macos12",
+];
+
+/// One way to run a guest.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    backend: Backend,
+    tier: Tier,
+    simulator: &'static str,
+}
+
+/// Every back end, the software CPU with both of its tiers, and every simulator where one stands in for the real thing.
+fn rows() -> Vec<Row> {
+    let row = |backend, tier, simulator| Row { backend, tier, simulator };
+    let of = |backend: Backend| match backend {
+        Backend::Soft => vec![Tier::Interpret, Tier::Translate { patience: 0 }]
+            .into_iter()
+            .map(|tier| row(backend, tier, ""))
+            .collect(),
+        _ if backend.is_simulated() => {
+            SIMULATORS.into_iter().map(|simulator| row(backend, Tier::default(), simulator)).collect()
+        }
+        _ => vec![row(backend, Tier::default(), "")],
+    };
+    Backend::ALL.into_iter().flat_map(of).collect()
+}
+
+/// Hypervisor.framework has one virtual machine in a process.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Calls `test` with a guest of `vcpu_count` vCPUs on every back end of this host.
 fn on_every_back_end(vcpu_count: u32, code: &[u32], test: impl Fn(&Guest)) {
     let mut tested = 0;
-    let tiers = |backend| match backend {
-        Backend::Soft => vec![Tier::Interpret, Tier::Translate { patience: 0 }],
-        _ => vec![Tier::default()],
-    };
-    let rows = Backend::ALL.into_iter().flat_map(|backend| tiers(backend).into_iter().map(move |tier| (backend, tier)));
-    for (hypervisor, cpu_tier) in rows.filter_map(|(backend, tier)| Some((backend.open().ok()?, tier))) {
+    for Row { backend, tier: cpu_tier, simulator } in rows() {
+        let _alone = (backend == Backend::Hvf).then(alone);
+        if backend.is_simulated() {
+            minivmm_hvf_sim::set_knobs(minivmm_hvf_sim::Knobs::parse(simulator));
+        }
+        let Ok(hypervisor) = backend.open() else { continue };
         let ram = Arc::new(GuestRam::new(RAM, RAM_SIZE).unwrap());
         let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
         ram.place("code", RAM, &bytes).unwrap();

@@ -47,7 +47,7 @@ enum Command {
     #[command(after_help = EXIT_STATUS_HELP)]
     Boot(Box<boot::Arguments>),
     /// Show which hypervisors can be used here, and which one `auto` picks
-    Probe,
+    Probe(probe::Arguments),
     /// Make, show or check the guests that `boot` uses where no kernel is given
     #[command(subcommand)]
     Bundle(bundle::Command),
@@ -82,7 +82,7 @@ pub fn main(start: Instant) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Boot(arguments) => boot::run(*arguments, start).map_err(CliError::from),
-        Command::Probe => probe::run().map(|()| Status::Success).map_err(CliError::from),
+        Command::Probe(arguments) => probe::run(&arguments).map(|()| Status::Success).map_err(CliError::from),
         Command::Bundle(command) => bundle::run(&command).map(|()| Status::Success).map_err(CliError::from),
     };
     let status = result.unwrap_or_else(|error| {

@@ -2,19 +2,28 @@
 
 use std::io::{self, Write};
 
-use crate::hypervisor::{Backend, Choice};
+use crate::hypervisor::{Backend, Choice, hvf};
 
-/// Prints the table.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Find out by experiment how this Mac's Hypervisor.framework behaves, and whether that is what minivmm expects
+    #[arg(long)]
+    hvf: bool,
+}
+
+/// Prints the table, or what the experiments found.
 ///
 /// # Errors
 /// What standard output says.
-pub fn run() -> io::Result<()> {
-    print(&mut io::stdout().lock())
+pub fn run(arguments: &Arguments) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if arguments.hvf { hvf::probe(&mut out) } else { print(&mut out) }
 }
 
 fn print(out: &mut impl Write) -> io::Result<()> {
     for backend in Backend::ALL {
         let usable = match backend.open() {
+            Ok(_) if backend.is_simulated() => "usable, simulated: for tests of minivmm only".to_owned(),
             Ok(_) => "usable".to_owned(),
             Err(unusable) => format!("not usable: {}", unusable.reason),
         };

@@ -28,7 +28,7 @@ use super::spec::MachineSpec;
 use super::{BootEvents, ConsoleLink};
 use crate::host::disk::{DiskError, RawDisk};
 use crate::host::vsock::VsockLink;
-use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, VmSpec};
+use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
 use crate::layout;
 use crate::memory::{GuestRam, MemoryError};
 use crate::stats::{Counters, Report, Stage, Stages};
@@ -69,6 +69,7 @@ pub struct Board {
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
     vsock: Option<Arc<VsockCounters>>,
+    vm: Arc<dyn Vm>,
 }
 
 /// A virtio device that is on the bus.
@@ -113,6 +114,7 @@ impl Board {
         }
         let vsock = vsock.map(|link| parts.add_vsock(link)).transpose()?;
         let entry = images::load(spec, &ram, parts.virtio_count())?;
+        vm.code_was_written(entry.kernel, entry.kernel_bytes);
         let (for_first, for_events) = (stages.clone(), events.clone());
         let io = Arc::new(BoardIo::new(parts.bus, parts.gic, spec.vcpu_count));
         let context = VcpuContext {
@@ -125,7 +127,8 @@ impl Board {
         let virtio_port = VirtioPort::new(console_port.0.clone(), console_port.1);
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
-        Ok(Self { vcpus, io, gpio, virtio: parts.virtio, console: console_port.0, disks: disk_counters, vsock })
+        let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
+        Ok(Self { vcpus, io, gpio, virtio, console, disks, vsock, vm })
     }
 
     /// Presses or releases the power key.
@@ -165,6 +168,10 @@ impl Board {
         }
         if let Some(counters) = &self.vsock {
             report.add_device(VSOCK_NAME, &vsock_counters(counters));
+        }
+        let counters = self.vm.counters();
+        if !counters.is_empty() {
+            report.add_device("hypervisor", &counters);
         }
         if let Some(gic) = &self.io.gic {
             let counters = gic.counters();

@@ -51,6 +51,8 @@ pub(super) const RANDOM: &str = "/dev/urandom";
 pub struct Entry {
     /// The first instruction.
     pub kernel: GuestAddress,
+    /// How much code there is at `kernel`.
+    pub kernel_bytes: u64,
     /// The device tree, for x0.
     pub device_tree: GuestAddress,
 }
@@ -71,7 +73,7 @@ pub fn load(spec: &MachineSpec, ram: &GuestRam, virtio_count: u32) -> Result<Ent
         std::fs::write(path, &tree).map_err(|source| ImageError::Dump { path: path.clone(), source })?;
     }
     layout.load(ram.memory(), &kernel, &tree, initrd.bytes())?;
-    Ok(Entry { kernel: layout.kernel, device_tree: layout.dtb })
+    Ok(Entry { kernel: layout.kernel, kernel_bytes: kernel.memory_size(), device_tree: layout.dtb })
 }
 
 fn describe(spec: &MachineSpec, layout: &BootLayout, virtio_count: u32) -> io::Result<MachineDescription> {
