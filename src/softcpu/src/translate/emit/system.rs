@@ -74,7 +74,8 @@ impl Emitter<'_> {
                 self.constant(d, 1 << 2);
                 Some(())
             }
-            id::DCZID_EL0 | id::CTR_EL0 | id::MIDR_EL1 => {
+            // Read by whoever zeroes a page. Other identification registers may have been given other values.
+            id::DCZID_EL0 => {
                 let value = crate::id::register(reg, true)?;
                 let d = self.write(t);
                 self.constant(d, value);
