@@ -37,7 +37,7 @@ impl Edges {
         }
     }
 
-    /// Appends what became possible, at most [`EDGES_PER_CALL`]; does not wait.
+    /// Appends what became possible, at most `EDGES_PER_CALL`; does not wait.
     ///
     /// # Errors
     /// The host's.
