@@ -23,12 +23,12 @@
     reason = "lanes are cut out of wider registers and reinterpreted; both are what the instructions specify"
 )]
 
-mod copy;
+pub(crate) mod copy;
 mod crypto;
 mod decode;
 mod fp_convert;
 mod fp_lanes;
-mod fp_scalar;
+pub(crate) mod fp_scalar;
 mod integer;
 mod kernels;
 mod lanes;
@@ -44,9 +44,7 @@ mod tests;
 
 use crate::float;
 use crate::regs::Regs;
-pub(crate) use copy::expand_immediate;
 pub use decode::decode;
-pub(crate) use fp_scalar::expand_immediate as expand_float;
 pub(crate) use lanes::{Arrangement, Size};
 pub(crate) use op::{Copy, Crypto, FpConvert, FpLanes, FpScalar, Integer, Op, Saturate, Shift, Unary, Widen};
 

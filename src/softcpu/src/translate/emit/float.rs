@@ -11,7 +11,8 @@ use super::flags::Flags;
 use super::registers::Host;
 use super::{Emitter, State, asm};
 use crate::float::Rounding;
-use crate::simd::{self, Arrangement, FpConvert, FpLanes, FpScalar, NOT_INDEXED, SimdInsn, Size};
+use crate::simd::fp_scalar::expand_immediate;
+use crate::simd::{Arrangement, FpConvert, FpLanes, FpScalar, NOT_INDEXED, SimdInsn, Size};
 use crate::translate::layout::{self, Fp};
 
 /// `NZ`.
@@ -334,7 +335,7 @@ impl Emitter<'_> {
                 self.finish(insn, insn.arr);
             }
             F::FmovImm => {
-                let value = simd::expand_float(insn) & insn.arr.mask();
+                let value = expand_immediate(insn) & insn.arr.mask();
                 let d = self.write_vector(insn.rd);
                 self.constant_vector(d, value);
             }

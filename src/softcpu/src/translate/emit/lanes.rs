@@ -4,7 +4,8 @@ use dynasmrt::{DynasmApi, DynasmLabelApi};
 
 use super::registers::Host;
 use super::{Emitter, asm};
-use crate::simd::{self, Copy, SimdInsn, Size};
+use crate::simd::copy::expand_immediate;
+use crate::simd::{Copy, SimdInsn, Size};
 
 /// xmm0, scratch.
 pub(super) const X0: Host = 0;
@@ -145,8 +146,8 @@ impl Emitter<'_> {
 
     fn modified_immediate(&mut self, op: Copy, insn: SimdInsn) {
         let value = match op {
-            Copy::BicImm => simd::expand_immediate(SimdInsn { ra: insn.ra & 15, ..insn }),
-            _ => simd::expand_immediate(insn),
+            Copy::BicImm => expand_immediate(SimdInsn { ra: insn.ra & 15, ..insn }),
+            _ => expand_immediate(insn),
         };
         match op {
             Copy::Movi => {
