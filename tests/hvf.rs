@@ -436,8 +436,9 @@ fn code_that_the_host_writes_is_made_visible() {
 
 #[test]
 fn vcpu_threads_are_real_time() {
+    let guest = Guest::new(&[HVC]);
     let before = real_time_threads();
-    Guest::new(&[HVC]).run(0).unwrap();
+    guest.run(0).unwrap();
     assert_eq!(real_time_threads(), before + 1);
 }
 
