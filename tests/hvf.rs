@@ -7,9 +7,9 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use minivmm::hypervisor::{Backend, GuestIo, HypervisorError, Irqchip, Vcpu, VcpuStop, Vm, VmSpec};
@@ -17,33 +17,23 @@ use minivmm::memory::GuestRam;
 use minivmm_aarch64::{Intid, SysReg};
 use minivmm_hvf_sim::{Knobs, icache_invalidations, live_objects, real_time_threads, set_knobs};
 use minivmm_softcpu::Tier;
+use support::session::{self, alone, output_of, report, signal, stats, up};
 use support::{file_of_len, minivmm, parts};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 mod support;
 
-/// One guest, and one virtual machine in this process, at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The command that boots the `shell` bundle with the simulator's `knobs` turned.
 fn boot(knobs: &str, arguments: &[&str]) -> Command {
-    let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "hvf", "--timeout", "240"]);
-    command.args(arguments).env("MINIVMM_HVF_SIM", knobs);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = session::boot("hvf", arguments);
+    command.env("MINIVMM_HVF_SIM", knobs);
     command
 }
 
 /// What `script` prints in the guest, which powers off in the end.
 fn shell_on(knobs: &str, arguments: &[&str], script: &str) -> String {
     let _alone = alone();
-    let mut child = boot(knobs, arguments).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let (status, output, errors) = parts(child.wait_with_output().unwrap());
-    assert_eq!((status, errors.as_str()), (0, ""), "{output}");
-    output
+    output_of(boot(knobs, arguments), script)
 }
 
 fn shell(arguments: &[&str], script: &str) -> String {
@@ -151,39 +141,12 @@ fn vcpu_goes_offline_and_comes_back() {
     assert_eq!(shell(&["--cpus", "2"], script), "1\n2\n".repeat(3));
 }
 
-/// Reads the line by which the guest says that its shell takes commands.
-fn read_up(child: &mut Child) {
-    let mut line = [0; 3];
-    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"up\n");
-}
-
-fn signal(child: &Child, signal: rustix::process::Signal) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
-}
-
-/// The statistics that `child` writes when asked, once they say more than `boots` boots.
-fn stats(child: &mut Child, path: &Path, boots: u64) -> serde_json::Value {
-    loop {
-        assert!(child.try_wait().unwrap().is_none(), "the machine stopped");
-        signal(child, rustix::process::Signal::USR1);
-        std::thread::sleep(Duration::from_millis(50));
-        let report = fs::read(path).ok().and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-        if let Some(report) = report.filter(|report| report["boots"].as_u64() > Some(boots)) {
-            return report;
-        }
-    }
-}
-
 #[test]
 fn reboot_restarts_the_machine() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stats.json");
     let _alone = alone();
-    let mut child = boot("", &["--cpus", "2", "--stats", path.to_str().unwrap()]).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"echo up\n").unwrap();
-    read_up(&mut child);
+    let (mut child, mut stdin) = up(boot("", &["--cpus", "2", "--stats", path.to_str().unwrap()]));
     stdin.write_all(b"touch /tmp/first; reboot -f\n").unwrap();
     stats(&mut child, &path, 1);
     stdin.write_all(b"ls /tmp; echo second\n").unwrap();
@@ -199,13 +162,10 @@ fn pause_works_though_cancels_are_lost() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stats.json");
     let _alone = alone();
-    let mut child = boot("lost-cancel", &["--cpus", "2", "--stats", path.to_str().unwrap()]).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let (mut child, mut stdin) = up(boot("lost-cancel", &["--cpus", "2", "--stats", path.to_str().unwrap()]));
     // The second vCPU leaves the guest all the time: it reads the clock's registers.
-    let script =
-        "echo up\n(while true; do hwclock -r >/dev/null; done) & for i in $(seq 40); do sleep 0.05; done; echo done\n";
+    let script = "(while true; do hwclock -r >/dev/null; done) & for i in $(seq 40); do sleep 0.05; done; echo done\n";
     stdin.write_all(script.as_bytes()).unwrap();
-    read_up(&mut child);
     for _ in 0..30 {
         fs::remove_file(&path).ok();
         stats(&mut child, &path, 0);
@@ -218,10 +178,7 @@ fn pause_works_though_cancels_are_lost() {
 #[test]
 fn power_key_shuts_the_guest_down() {
     let _alone = alone();
-    let mut child = boot("", &[]).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"echo up\n").unwrap();
-    read_up(&mut child);
+    let (child, stdin) = up(boot("", &[]));
     signal(&child, rustix::process::Signal::TERM);
     let (status, _, errors) = parts(child.wait_with_output().unwrap());
     drop(stdin);
@@ -233,7 +190,7 @@ fn statistics_count_exits_kicks_and_interrupts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stats.json");
     shell(&["--cpus", "2", "--stats", path.to_str().unwrap()], "echo x >/dev/ttyAMA0 2>/dev/null; sleep 2");
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let report = report(&path).unwrap();
     let vcpus = report["vcpus"].as_array().unwrap();
     let vcpu =
         |name: &str| vcpus.iter().map(|vcpu| vcpu[name].as_u64().unwrap_or_else(|| panic!("no {name}"))).sum::<u64>();
@@ -251,8 +208,7 @@ fn idle_guest_does_not_leave() {
     let path = directory.path().join("stats.json");
     let exits = |script: &str| {
         shell(&["--cpus", "1", "--stats", path.to_str().unwrap()], script);
-        let report: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        let vcpu = report["vcpus"][0].as_object().unwrap().clone();
+        let vcpu = report(&path).unwrap()["vcpus"][0].as_object().unwrap().clone();
         vcpu.iter()
             .filter(|(name, _)| name.starts_with("exits_"))
             .map(|(_, count)| count.as_u64().unwrap())

@@ -6,6 +6,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+pub mod gic;
+pub mod session;
+
 /// The command under test with `arguments`, without a terminal, its bundle cache at a place that does not exist.
 pub fn minivmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
