@@ -45,6 +45,8 @@ pub const MAX_VIRTIO_DEVICES: u32 = 64;
 pub const MIN_MEMORY_BYTES: u64 = 32 << 20;
 /// Guest-physical addresses have this many bits at most.
 pub const MAX_ADDRESS_BITS: u32 = 40;
+/// Interrupt of the last virtio device there can be: the highest of a machine.
+pub const LAST_VIRTIO_INTID: Intid = Intid::spi(VIRTIO_FIRST_SPI + MAX_VIRTIO_DEVICES - 1);
 /// Most memory a machine can have.
 pub const MAX_MEMORY_BYTES: u64 = (1 << MAX_ADDRESS_BITS) - RAM.0;
 /// Memory comes in multiples of this: the block size of 4 KiB and the page size of 16 KiB tables.

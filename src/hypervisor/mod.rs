@@ -12,6 +12,11 @@ pub mod hvf;
 #[cfg(not(any(all(target_os = "macos", target_arch = "aarch64"), feature = "hvf-sim")))]
 #[path = "hvf_unavailable.rs"]
 pub mod hvf;
+#[cfg(all(target_os = "linux", target_arch = "aarch64"))]
+pub mod kvm;
+#[cfg(not(all(target_os = "linux", target_arch = "aarch64")))]
+#[path = "kvm_unavailable.rs"]
+pub mod kvm;
 pub mod psci;
 pub mod soft;
 
@@ -62,6 +67,17 @@ pub trait Vm: Send + Sync {
     /// What makes vCPU `index`, to be moved to the thread that will run it.
     fn vcpu_builder(&self, index: u32) -> Box<dyn VcpuBuilder>;
 
+    /// Whether the back end answers PSCI and keeps the power states of vCPUs itself: all of them are to be in [`Vcpu::run`] then, where those
+    /// that are off wait for CPU_ON. Only vCPU 0 is told to [`Vcpu::start`].
+    fn keeps_power_states(&self) -> bool {
+        false
+    }
+
+    /// What tells the pages that the guest wrote to, where the back end can.
+    fn as_dirty_log(&self) -> Option<&dyn DirtyLog> {
+        None
+    }
+
     /// The host wrote code to the `len_bytes` from `start`, which are RAM, and no vCPU executed it yet: makes instruction fetches see it. Nothing,
     /// where the host's instruction caches follow its data caches.
     fn code_was_written(&self, start: GuestAddress, len_bytes: u64) {
@@ -71,6 +87,40 @@ pub trait Vm: Send + Sync {
     /// What the back end counted for the machine as a whole, by stable names.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+}
+
+/// The pages of guest memory that the guest writes to. What the host writes, devices among it, is not in this log.
+pub trait DirtyLog {
+    /// Begins with nothing written, or ends. The vCPUs may run.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Refused`].
+    fn set_logging(&self, on: bool) -> Result<(), HypervisorError>;
+
+    /// The pages written since logging began or since the last call; none while there is no logging.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Refused`].
+    fn take(&self) -> Result<DirtyPages, HypervisorError>;
+}
+
+/// Pages of guest memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirtyPages {
+    /// Size of a page.
+    pub page_bytes: u64,
+    /// One bit for each page from the start of memory, 64 of them in each element, the lowest bit first.
+    pub bits: Vec<u64>,
+}
+
+impl DirtyPages {
+    /// The pages' distances in bytes from the start of memory, ascending.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        let pages = self.bits.iter().zip((0..).step_by(64));
+        pages
+            .flat_map(|(&word, first)| (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| first + bit))
+            .map(|page: u64| page * self.page_bytes)
     }
 }
 
@@ -293,16 +343,11 @@ impl Backend {
     /// # Errors
     /// [`Unusable`] with the reason.
     pub fn open(self) -> Result<Box<dyn Hypervisor>, Unusable> {
-        let reason = match self {
-            Self::Soft => return Ok(Box::new(soft::SoftHypervisor)),
-            Self::Hvf => return hvf::open(),
-            Self::Kvm if std::env::consts::OS != "linux" => "needs Linux",
-            Self::Kvm if std::env::consts::ARCH != "aarch64" => {
-                "arm64 guests need an arm64 host, this one is something else"
-            }
-            Self::Kvm => "this build has no KVM back end",
-        };
-        Err(Unusable { backend: self, reason: reason.into() })
+        match self {
+            Self::Soft => Ok(Box::new(soft::SoftHypervisor)),
+            Self::Hvf => hvf::open(),
+            Self::Kvm => kvm::open(),
+        }
     }
 }
 
@@ -364,6 +409,12 @@ mod tests {
     fn unusable_back_end_says_why() {
         let error = if std::env::consts::ARCH == "aarch64" { return } else { Backend::Kvm }.open().unwrap_err();
         assert!(error.to_string().contains("need"), "{error}");
+    }
+
+    #[test]
+    fn dirty_pages_are_named_by_their_distance() {
+        let pages = DirtyPages { page_bytes: 0x1000, bits: vec![0b101, 0, 1 << 63] };
+        assert_eq!(pages.offsets().collect::<Vec<_>>(), [0, 0x2000, 0xbf000]);
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl Shared {
 }
 
 impl VcpuSet {
-    /// Makes `count` vCPUs of `vm`, paused. vCPU 0 will start at `entry` with `context` in x0, the others are off.
+    /// Makes `count` vCPUs of `vm`, paused. vCPU 0 will start at `entry` with `context` in x0, the others are off: here, or in a back end that
+    /// keeps power states itself, where they count as on for us.
     ///
     /// # Errors
     /// As [`VcpuError`] says; no thread is left behind.
@@ -160,7 +161,11 @@ impl VcpuSet {
         with: &VcpuContext,
     ) -> Result<Self, VcpuError> {
         let cpu = |index| Cpu {
-            power: if index == 0 { Power::OnPending } else { Power::Off },
+            power: match index {
+                0 => Power::OnPending,
+                _ if vm.keeps_power_states() => Power::On,
+                _ => Power::Off,
+            },
             start: (entry.0, context),
             entered: false,
             counters: Counters::new(),
