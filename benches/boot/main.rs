@@ -67,15 +67,17 @@ fn main() -> Result<()> {
     let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len().max(1) as f64).exp();
     println!("| geometric mean of these | | | {mean:.2} | | |");
     if is_chosen("scaling") {
-        let (mut one, mut two) = (Vec::new(), Vec::new());
+        let (mut one, mut two, mut loops, mut beside) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..runs {
             one.push(guest.run(&TRANSLATING, &Case { cpus: 1, ..PAIR })?);
             two.push(guest.run(&TRANSLATING, &PAIR)?);
+            loops.push(guest.run(&TRANSLATING, &LOOP)?);
+            beside.push(guest.run_two(&TRANSLATING, &LOOP)?);
         }
-        println!(
-            "| throughput of 2 vCPUs against 1, two loops | {:.2} × | | | | |",
-            median(&mut one) / median(&mut two)
-        );
+        let scaling = median(&mut one) / median(&mut two);
+        let host = 2.0 * median(&mut loops) / median(&mut beside);
+        println!("| throughput of 2 vCPUs against 1, two loops | {scaling:.2} × | | | | |");
+        println!("| the same of two machines with one vCPU each: what the host's cores give | {host:.2} × | | | | |");
     }
     if is_chosen("start") {
         let mut first: Vec<f64> = (0..runs).map(|_| guest.first_instruction()).collect::<Result<_>>()?;
@@ -125,12 +127,13 @@ const fn speed(name: &'static str, word: &'static str) -> Case {
     Case { kind: Kind::Rate, programs: true, ..job(name, word) }
 }
 
+const LOOP: Case = Case { interpreted: true, ..job("integer loop in the guest's shell", "loop") };
 const PAIR: Case = Case { cpus: 2, ..job("two integer loops on 2 vCPUs", "pair") };
 
 const CASES: [Case; 14] = [
     boot("boot to power-off, 1 vCPU", 1, "boot1"),
     boot("boot to power-off, 2 vCPUs", 2, "boot2"),
-    Case { interpreted: true, ..job("integer loop in the guest's shell", "loop") },
+    LOOP,
     PAIR,
     job("sha256sum of 256 MiB", "hash"),
     job("gzip -9 of 32 MiB", "gzip"),
@@ -192,7 +195,7 @@ impl Guest {
         Ok(Self { kernel: bundle.join("kernel"), initrd: file, initrd_with_programs, directory: directory.to_owned() })
     }
 
-    fn command(&self, vmm: &Vmm<'_>, case: &Case) -> Command {
+    fn command(&self, vmm: &Vmm<'_>, case: &Case, console: &Path) -> Command {
         let cmdline = format!("console=ttyAMA0 quiet panic=-1 rdinit=/bench bench.{}", case.word);
         let cpus = case.cpus.to_string();
         let initrd = if case.programs { &self.initrd_with_programs } else { &self.initrd };
@@ -201,11 +204,7 @@ impl Guest {
                 let mut command = Command::new(MINIVMM);
                 command.args(["boot", "--quiet", "--hypervisor", "soft", "--cpu-tier", tier, "--cpus", &cpus]);
                 command.arg("--memory").arg(format!("{MEMORY_MIB}M"));
-                command
-                    .arg("--cmdline")
-                    .arg(cmdline)
-                    .arg("--console")
-                    .arg(format!("file={}", self.console().display()));
+                command.arg("--cmdline").arg(cmdline).arg("--console").arg(format!("file={}", console.display()));
                 command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(initrd);
                 command
             }
@@ -214,7 +213,7 @@ impl Guest {
                 command.args(["-M", "virt,gic-version=3", "-cpu", "cortex-a72", "-accel", "tcg,thread=multi"]);
                 command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &cpus]);
                 command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
-                command.arg("-append").arg(cmdline).arg("-serial").arg(format!("file:{}", self.console().display()));
+                command.arg("-append").arg(cmdline).arg("-serial").arg(format!("file:{}", console.display()));
                 command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initrd);
                 command
             }
@@ -229,8 +228,26 @@ impl Guest {
 
     /// Seconds, or microseconds an operation: see [`Kind`].
     fn run(&self, vmm: &Vmm<'_>, case: &Case) -> Result<f64> {
+        Self::wait(self.command(vmm, case, &self.console()), case, &self.console())
+    }
+
+    /// The same of two machines that run side by side: the longer of their times.
+    fn run_two(&self, vmm: &Vmm<'_>, case: &Case) -> Result<f64> {
+        let consoles = [self.directory.join("console.0"), self.directory.join("console.1")];
+        let commands = consoles.each_ref().map(|console| self.command(vmm, case, console));
+        let time = |(command, console): (Command, &PathBuf)| {
+            Self::wait(command, case, console).map_err(|error| error.to_string())
+        };
+        let times: std::result::Result<Vec<f64>, String> = std::thread::scope(|scope| {
+            let runs: Vec<_> = commands.into_iter().zip(&consoles).map(|run| scope.spawn(move || time(run))).collect();
+            runs.into_iter().map(|run| run.join().unwrap_or_else(|_| Err("a run panicked".into()))).collect()
+        });
+        Ok(times?.into_iter().fold(0.0, f64::max))
+    }
+
+    fn wait(mut command: Command, case: &Case, console: &Path) -> Result<f64> {
         let start = Instant::now();
-        let mut child = self.command(vmm, case).spawn()?;
+        let mut child = command.spawn()?;
         while child.try_wait()?.is_none() {
             if start.elapsed() > LONGEST_RUN {
                 child.kill()?;
@@ -240,7 +257,7 @@ impl Guest {
             std::thread::sleep(Duration::from_millis(2));
         }
         let wall = start.elapsed().as_secs_f64();
-        let console = fs::read_to_string(self.console())?;
+        let console = fs::read_to_string(console)?;
         let results = |mark: &str| -> Result<(f64, f64)> {
             let none = || format!("no result in: {console}");
             let mark = format!("{mark} {} ", case.word);
@@ -258,7 +275,7 @@ impl Guest {
     /// Milliseconds from the start of the process to the first guest instruction.
     fn first_instruction(&self) -> Result<f64> {
         let stats = self.directory.join("stats.json");
-        let status = self.command(&TRANSLATING, &CASES[0]).arg("--stats").arg(&stats).status()?;
+        let status = self.command(&TRANSLATING, &CASES[0], &self.console()).arg("--stats").arg(&stats).status()?;
         if !status.success() {
             return Err("minivmm failed".into());
         }
@@ -269,7 +286,7 @@ impl Guest {
 
     /// MiB beyond guest RAM, and percent of a core, of a guest that sleeps.
     fn idle(&self) -> Result<(f64, f64)> {
-        let mut child = self.command(&TRANSLATING, &IDLE).spawn()?;
+        let mut child = self.command(&TRANSLATING, &IDLE, &self.console()).spawn()?;
         let measured = self.watch_idle(&child);
         child.kill()?;
         child.wait()?;
