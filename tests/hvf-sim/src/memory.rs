@@ -62,7 +62,7 @@ fn permissions(flags: u64) -> Option<Permissions> {
 }
 
 fn check_range(ipa: u64, size: u64, ipa_bits: u32) -> Result<(), i32> {
-    if size == 0 || !ipa.is_multiple_of(PAGE) || !size.is_multiple_of(PAGE) {
+    if !ipa.is_multiple_of(PAGE) || !size.is_multiple_of(PAGE) {
         return Err(ERROR);
     }
     match ipa.checked_add(size) {

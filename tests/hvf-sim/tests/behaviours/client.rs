@@ -292,15 +292,23 @@ impl Vcpu {
         Self { id, exit }
     }
 
+    /// Ready to execute at [`CODE`], its affinity that of its number.
     pub fn ready() -> Self {
+        let vcpu = Self::without_affinity();
+        // MPIDR_EL1
+        vcpu.set_sys(0xc005, vcpu.id);
+        vcpu
+    }
+
+    /// Ready to execute, but for MPIDR_EL1.
+    pub fn without_affinity() -> Self {
         let vcpu = Self::fresh();
         vcpu.set(PC, CODE);
         vcpu.set(CPSR, 0x3c5);
         vcpu.set_sys(0xc080, 0x30d0_0800);
-        // CNTV_CTL_EL0, MDSCR_EL1, MPIDR_EL1, VBAR_EL1
+        // CNTV_CTL_EL0, MDSCR_EL1, VBAR_EL1
         vcpu.set_sys(0xdf19, 0);
         vcpu.set_sys(0x8012, 0);
-        vcpu.set_sys(0xc005, vcpu.id);
         vcpu.set_sys(0xc600, RAM + 0x8000);
         vcpu
     }
