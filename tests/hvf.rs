@@ -506,7 +506,7 @@ const MISTAKES: [(&str, Caught); 36] = [
         By(&["cpu_on_starts_a_vcpu_that_is_off", "vcpus_of_the_second_affinity_group_boot"]),
     ),
     ("SCTLR_EL1 is reset when a vCPU starts", By(&["vcpu_that_starts_again_has_nothing_of_before"])),
-    ("an exit that is handled goes on in the guest", By(&["loads_from_a_device_have_their_width_and_extension"])),
+    ("an exit that is handled goes on in the guest", By(&["loads_from_a_device_are_extended_by_their_sign"])),
     (
         "CPU_OFF and AFFINITY_INFO exist",
         By(&["affinity_info_reports_the_power_state", "vcpu_goes_offline_and_comes_back"]),
