@@ -1,25 +1,17 @@
 //! The software CPU's tiers under a stock kernel: code that changes while it runs, and every unit of generated code compared with tier 0.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 
-use support::minivmm;
+use support::session::{alone, boot_within, output_of, report};
 
 mod support;
 
-/// Boots the `shell` bundle, feeds `script` to its shell, and returns what that prints.
+/// What `script` prints in the guest, which powers off in the end.
 fn shell(arguments: &[&str], script: &str) -> String {
-    let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--timeout", "900"]);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!((output.status.code(), &*errors), (Some(0), ""), "{printed}");
-    printed.into_owned()
+    let _alone = alone();
+    // Lockstep takes its time.
+    output_of(boot_within(900, "soft", arguments), script)
 }
 
 /// JIT compilers, fork and mmap, a debugger, kprobes, and the kernel's own compiler of packet filters: see the program.
@@ -69,6 +61,5 @@ fn generated_code_does_what_tier_0_does_while_a_kernel_boots() {
 
 /// A counter of all vCPUs together.
 fn counter(stats: &Path, name: &str) -> u64 {
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
-    report["vcpus"].as_array().unwrap().iter().map(|vcpu| vcpu[name].as_u64().unwrap()).sum()
+    report(stats).unwrap()["vcpus"].as_array().unwrap().iter().map(|vcpu| vcpu[name].as_u64().unwrap()).sum()
 }
