@@ -62,7 +62,11 @@ const MISTAKES: [(&str, Caught); 36] = [
     ("mappings have the host's granule", By(&["b05_mappings_are_aligned_to_16_kib", "memory_is_shared_with_the_host"])),
     (
         "memory goes after the machine, numbers before the vCPU",
-        By(&["machine_can_be_made_again_and_again_and_leaves_nothing", "reboot_restarts_the_machine"]),
+        By(&[
+            "memory_that_goes_before_its_machine_ends_the_process",
+            "machine_can_be_made_again_and_again_and_leaves_nothing",
+            "kick_of_a_vcpu_that_is_gone_reaches_no_other",
+        ]),
     ),
     ("a sleeping vCPU hears the kick", By(&["kick_interrupts_a_sleeping_guest"])),
     (

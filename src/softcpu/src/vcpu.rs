@@ -148,8 +148,10 @@ impl Vcpu {
 
     fn execute(&mut self, bus: &dyn Bus) -> Stop {
         let core = &mut self.core;
-        if core.careful && core.take_step() {
-            return Stop::Attention;
+        if core.careful
+            && let Some(stop) = core.take_step()
+        {
+            return stop;
         }
         if core.pc & 3 != 0 {
             return Stop::Fetch;
@@ -344,8 +346,8 @@ impl Vcpu {
 
     /// Software step and breakpoints: one instruction, from a page that holds no other.
     fn execute_one(&mut self, index: u32, bus: &dyn Bus) -> Stop {
-        if self.core.take_breakpoint() {
-            return Stop::Attention;
+        if let Some(stop) = self.core.take_breakpoint() {
+            return stop;
         }
         let at = page_index(self.core.pc);
         let insn = self.code.page(index).and_then(|page| page.insns.get(at)).copied().unwrap_or(Insn::Undecoded);
@@ -573,9 +575,10 @@ impl Vcpu {
         known.push((reg, value));
     }
 
-    /// Whether BRK leaves [`Self::run`] rather than being an exception of the guest's (MDCR_EL2.TDE).
+    /// Whether BRK, software step, breakpoints and watchpoints leave [`Self::run`] rather than being exceptions of the guest's (MDCR_EL2.TDE).
     pub fn set_debug_leaves(&mut self, leaves: bool) {
         self.core.debug_leaves = leaves;
+        self.core.select_debug();
     }
 
     /// Sets how many ticks the virtual count runs behind the physical one (CNTVOFF_EL2).
