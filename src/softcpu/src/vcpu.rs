@@ -628,7 +628,7 @@ impl Core {
                 self.forget_translations(message);
                 self.defer(message);
             });
-            // Decoded instructions are not ours to forget; the loop comes by at the next branch. Until then the stale ones may run: a
+            // Decoded instructions are not ours to forget; the loop comes by at the next branch or ISB. Until then the stale ones may run: a
             // vCPU must execute ISB to be sure of new code (Arm ARM B2.7.4).
             self.line.pending.fetch_or(PENDING_MAINTENANCE, Ordering::SeqCst);
         }

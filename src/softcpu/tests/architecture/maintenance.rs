@@ -9,7 +9,7 @@ use minivmm_softcpu::Exit;
 
 use crate::assembler::{Assembler, Width, sys};
 use crate::support::Granule::{K4, K16};
-use crate::support::{CODE_VA, DATA, DATA_VA, DONE, EL1H, Granule, Machine, RAM, desc, tcr};
+use crate::support::{CODE_VA, DATA, DATA_VA, DONE, EL1H, Granule, MMIO, Machine, RAM, desc, tcr};
 
 /// Where the descriptor under test can be written.
 const WINDOW: u64 = 0xffff_ffff_ffc0_0000;
@@ -258,6 +258,33 @@ fn modified_code_runs_on_another_vcpu() {
         });
         assert_eq!(machine.x(7), 0, "{op:x?}: stale calls of {ROUNDS}");
     }
+}
+
+/// B2.7.4.2: where another vCPU has completed its maintenance, one ISB is enough, also right behind a store to a device during which all of it
+/// happened.
+#[test]
+fn code_that_changed_during_a_device_access_runs_after_isb() {
+    let mut machine = Machine::multiprocessor(2);
+    writable_code(&machine);
+    machine.low.page(DATA_VA, MMIO, desc::DEVICE);
+    machine.load(|a| _ = a.str(Width::X, 0, 1, 0).isb().mov(0, 1));
+    machine.load_at(0x4000, |a| _ = a.str(Width::W, 3, 2, 0).sys(sys::DC_CVAU, 2).dsb().sys(sys::IC_IVAU, 2).dsb());
+    let other = machine.other(1);
+    machine.bus.react(move || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut vcpu = other.vcpu(CODE_VA + 0x4000, EL1H);
+                vcpu.regs_mut().set_x(2, CODE_WINDOW + 8);
+                vcpu.regs_mut().set_x(3, returns(7));
+                assert!(matches!(vcpu.run(&*other.bus), Exit::Hvc { .. }));
+            });
+        });
+    });
+    machine.set_x(1, DATA_VA);
+    // The instructions are known before they change.
+    machine.set_x(0, 0);
+    assert!(machine.run(EL1H).is_done());
+    assert_eq!(machine.x(0), 7);
 }
 
 /// Code that changes its own cache line, ahead of itself.
