@@ -84,12 +84,18 @@ pub struct Counters {
     pub not_compared: u64,
     /// Instructions decoded.
     pub decoded: u64,
-    /// Accesses that reached the bus.
-    pub mmio: u64,
+    /// Loads that reached the bus.
+    pub mmio_reads: u64,
+    /// Stores that reached the bus.
+    pub mmio_writes: u64,
     /// Times the vCPU slept in WFI.
     pub waits: u64,
     /// TLBI and IC instructions sent to other vCPUs.
     pub broadcasts: u64,
+    /// Kicks.
+    pub kicks: u64,
+    /// Kicks that came before an earlier one was over, and had nothing to do.
+    pub kicks_suppressed: u64,
 }
 
 /// Why generated code was left, counted.

@@ -591,7 +591,8 @@ impl Vcpu {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let (instructions, tlb_hits) = (self.core.retired, self.core.tlb_hits);
-        let counters = Counters { instructions, tlb_hits, ..self.core.counters };
+        let (kicks, kicks_suppressed) = self.core.line.kick_counts();
+        let counters = Counters { instructions, tlb_hits, kicks, kicks_suppressed, ..self.core.counters };
         match &self.translator {
             Some(translator) => Counters {
                 units: translator.units,

@@ -21,8 +21,10 @@ const MOST_BETWEEN_LOOKS_AT_THE_CLOCK: u64 = 4096;
 /// EL1 with interrupts unmasked.
 const EL1H_OPEN: u32 = 5;
 
-/// What a guest may be doing: each counts instructions in x5, as far as it is one of them.
-const GUESTS: [(fn(&mut Assembler), u64); 3] = [
+type Program = fn(&mut Assembler);
+
+/// What a guest may be doing. Each counts in x5, once in so many instructions.
+const GUESTS: [(Program, u64); 3] = [
     // Straight on, over pages.
     (|a| (0..6000).for_each(|_| _ = a.add(5, 5, 1)), 1),
     // A loop that is one unit.
@@ -46,7 +48,7 @@ const GUESTS: [(fn(&mut Assembler), u64); 3] = [
 ];
 
 /// A machine whose program stores to the device at x1 and goes on with `body`.
-fn machine(ns: &Arc<AtomicU64>, before: impl FnOnce(&mut Assembler), body: fn(&mut Assembler)) -> Machine {
+fn machine(ns: &Arc<AtomicU64>, before: impl FnOnce(&mut Assembler), body: Program) -> Machine {
     let mut machine = Machine::timed(ns);
     machine.low.page(DATA_VA, MMIO, desc::DEVICE);
     machine.load(|a| {
