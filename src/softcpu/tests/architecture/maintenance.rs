@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minivmm_aarch64::{SysReg, sysreg};
-use minivmm_softcpu::Exit;
+use minivmm_softcpu::{Exit, SystemConfig};
 
 use crate::assembler::{Assembler, Width, sys};
 use crate::support::Granule::{K4, K16};
@@ -302,4 +302,32 @@ fn code_may_change_the_instructions_ahead_of_it() {
     });
     assert!(taken.is_done(), "{DONE}");
     assert_eq!(machine.x(0), 7);
+}
+
+/// Code of more pages than a vCPU remembers: each gives way to another, comes back, and is itself again, its generated code too.
+#[test]
+fn pages_of_code_that_give_way_come_back_as_they_are() {
+    const PAGES: u64 = 40;
+    const TURNS: u64 = 300;
+    // Room for 16 pages, and for some of their generated code.
+    let mut machine =
+        Machine::configured(SystemConfig { code_cache_bytes: 0, unit_bytes: 1 << 13, ..SystemConfig::default() });
+    let first = CODE_VA + 0x1_0000;
+    for page in 0..PAGES {
+        let at = 0x1_0000 + page * 0x1000;
+        machine.high.page(CODE_VA + at, crate::support::CODE + at, desc::UXN | desc::READ_ONLY);
+        machine.load_at(at, |a| _ = a.add(5, 5, u32::try_from(page).unwrap() + 1).ret());
+    }
+    let taken = machine.execute(EL1H, |a| {
+        a.mov(2, 0x1000).mov(3, first + PAGES * 0x1000).mov(4, TURNS).mov(5, 0);
+        let turn = a.here();
+        a.mov(1, first);
+        let page = a.here();
+        a.blr(1).add_reg(1, 1, 2).cmp_reg(1, 3).b_cond(crate::assembler::Cond::Ne, page);
+        a.sub(4, 4, 1).cbnz(4, turn);
+    });
+    assert!(taken.is_done());
+    assert_eq!(machine.x(5), TURNS * PAGES * (PAGES + 1) / 2);
+    let counters = machine.vcpu.counters();
+    assert!(counters.decoded > TURNS * PAGES, "nothing gave way: {counters:?}");
 }

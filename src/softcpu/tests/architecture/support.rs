@@ -393,7 +393,7 @@ pub struct Machine {
 impl Machine {
     /// MMU off, code at [`CODE`].
     pub fn flat() -> Self {
-        Self::build(1, Clock::Host, Granule::K4, 25, 25, 0, false)
+        Self::build(SystemConfig::default(), Granule::K4, 25, 25, 0, false)
     }
 
     /// MMU on, 4 KiB pages and 39 bits of address on both sides.
@@ -403,22 +403,27 @@ impl Machine {
 
     /// MMU on with `vcpus` vCPUs; the others are made by [`Machine::other`].
     pub fn multiprocessor(vcpus: u32) -> Self {
-        Self::build(vcpus, Clock::Host, Granule::K4, 25, 25, 0, true)
+        Self::configured(SystemConfig { vcpu_count: vcpus, ..SystemConfig::default() })
     }
 
     /// As [`Machine::paged`], with a clock that the test moves.
     pub fn timed(ns: &Arc<AtomicU64>) -> Self {
-        Self::build(1, Clock::Given(Arc::clone(ns)), Granule::K4, 25, 25, 0, true)
+        Self::configured(SystemConfig { clock: Clock::Given(Arc::clone(ns)), ..SystemConfig::default() })
+    }
+
+    /// As [`Machine::paged`], of a system made like this but for its tier.
+    pub fn configured(config: SystemConfig) -> Self {
+        Self::build(config, Granule::K4, 25, 25, 0, true)
     }
 
     /// MMU on; `tcr` adds to TCR_EL1.
     pub fn with_tables(granule: Granule, t0sz: u32, t1sz: u32, tcr: u64) -> Self {
-        Self::build(1, Clock::Host, granule, t0sz, t1sz, tcr, true)
+        Self::build(SystemConfig::default(), granule, t0sz, t1sz, tcr, true)
     }
 
-    fn build(vcpus: u32, clock: Clock, granule: Granule, t0sz: u32, t1sz: u32, tcr: u64, paged: bool) -> Self {
+    fn build(config: SystemConfig, granule: Granule, t0sz: u32, t1sz: u32, tcr: u64, paged: bool) -> Self {
         let memory = Memory::new();
-        let system = System::new(SystemConfig { vcpu_count: vcpus, clock, tier: tier(), ..SystemConfig::default() });
+        let system = System::new(SystemConfig { tier: tier(), ..config });
         let ram = HostMemory::from_mmap(Arc::clone(&memory.region)).expect("page-aligned");
         system.map(RAM, ram, Permissions::ALL).expect("nothing else is mapped");
         for offset in (0..0x800).step_by(0x80) {
