@@ -1,0 +1,3 @@
+//! The host's end of the guest's network device.
+
+pub mod user;
