@@ -61,8 +61,7 @@ impl Reassembly {
             return Outcome::Full;
         }
         let until = now + REASSEMBLY_PATIENCE;
-        let parts =
-            self.0.entry(key).or_insert(Parts { data: Vec::new(), pieces: Vec::new(), len: None, until });
+        let parts = self.0.entry(key).or_insert(Parts { data: Vec::new(), pieces: Vec::new(), len: None, until });
         if parts.add(fragment.offset_bytes, packet.payload, fragment.is_last).is_none() {
             self.0.remove(&key);
             return Outcome::Waiting;

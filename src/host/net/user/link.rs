@@ -255,11 +255,7 @@ impl Link {
     /// For the next datagram.
     pub fn datagram_style(&mut self) -> DatagramStyle {
         self.next_datagram = self.next_datagram.wrapping_add(1);
-        DatagramStyle {
-            partial: self.accepted.checksum,
-            mtu: self.options.mtu.into(),
-            id: self.next_datagram,
-        }
+        DatagramStyle { partial: self.accepted.checksum, mtu: self.options.mtu.into(), id: self.next_datagram }
     }
 
     /// Says `message`, if nothing was said about `topic` for a while.

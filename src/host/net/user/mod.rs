@@ -236,9 +236,10 @@ impl UserNet {
                     frame.map(|frame| set_output(&mut self.output, frame))
                 }
                 Source::Published(id) => {
-                    let frame = self.publish.door(id).and_then(|(rule, socket)| {
-                        self.udp.emit_published(id, &rule, &socket, link, now)
-                    });
+                    let frame = self
+                        .publish
+                        .door(id)
+                        .and_then(|(rule, socket)| self.udp.emit_published(id, &rule, &socket, link, now));
                     frame.map(|frame| set_output(&mut self.output, frame))
                 }
                 _ => None,
@@ -250,7 +251,7 @@ impl UserNet {
     }
 
     /// Lets in who waits at published port `id`.
-    fn accept(&mut self, id: u64, now: Instant) {
+    fn let_in(&mut self, id: u64, now: Instant) {
         let Some((rule, socket)) = self.publish.door(id) else { return };
         let address = rule.guest.unwrap_or(self.link.addresses.guest_v4().into());
         let guest = SocketAddr::new(address, rule.guest_port);
@@ -278,7 +279,7 @@ impl UserNet {
             Source::Udp(id) => self.udp.expired(id, link, now),
             Source::Ping(id) => self.pings.expired(id, link, now),
             Source::Dns(id) => self.dns.expired(id, self.resolver.servers(), link, now),
-            Source::Published(id) => self.accept(id, now),
+            Source::Published(id) => self.let_in(id, now),
             Source::Reassembly => {
                 self.reassembly.expire(now);
                 link.set_timer(source, self.reassembly.deadline());
@@ -378,7 +379,7 @@ impl FrameIo for UserNet {
             Source::Ping(id) => self.pings.ready(id, &mut self.link),
             Source::Dns(id) => self.dns.ready(id, self.resolver.servers(), &mut self.link, now),
             Source::Published(id) => match self.publish.door(id).map(|(rule, _)| rule.transport) {
-                Some(Transport::Tcp) => self.accept(id, now),
+                Some(Transport::Tcp) => self.let_in(id, now),
                 Some(Transport::Udp) => self.link.make_ready(source),
                 None => {}
             },
@@ -397,3 +398,6 @@ impl FrameIo for UserNet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
-use rustix::net::{AddressFamily, Protocol, SocketType, bind, connect, ipproto, listen, sockopt, socket};
+use rustix::net::{AddressFamily, Protocol, SocketType, bind, connect, ipproto, listen, socket, sockopt};
 
 /// Connections that the host's kernel accepts for us. More than any of its own defaults; kernels lower it to their limit.
 const BACKLOG: i32 = 4096;

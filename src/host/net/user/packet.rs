@@ -333,8 +333,7 @@ fn fragments(route: &Route, protocol: u8, payload: &[u8], style: DatagramStyle) 
     let pieces = payload.chunks(piece_bytes);
     let last = pieces.len().saturating_sub(1);
     let frame = |(index, piece): (usize, &[u8])| {
-        let fragment =
-            Fragment { id: style.id, offset_bytes: index * piece_bytes, is_last: index == last };
+        let fragment = Fragment { id: style.id, offset_bytes: index * piece_bytes, is_last: index == last };
         let mut bytes = vec![0; ETHERNET_BYTES];
         write_ethernet(&mut bytes, route.mac, ethertype_of(route.to));
         push_ip(&mut bytes, route, protocol, piece.len(), Some(fragment));

@@ -70,8 +70,16 @@ mod tests {
     #[test]
     fn nothing_that_means_this_host_is_forwarded() {
         let addresses = [
-            "127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "::1", "::", "::127.0.0.1", "::ffff:127.0.0.1",
-            "::ffff:0.0.0.0", "::ffff:8.8.8.8",
+            "127.0.0.1",
+            "127.255.255.254",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::1",
+            "::",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:0.0.0.0",
+            "::ffff:8.8.8.8",
         ];
         for address in addresses {
             assert_eq!(of(address), Destination::Refused, "{address}");
@@ -81,8 +89,17 @@ mod tests {
     #[test]
     fn nothing_that_stays_on_a_link_is_forwarded() {
         let addresses = [
-            "169.254.169.254", "224.0.0.251", "255.255.255.255", "240.0.0.1", "fe80::2", "ff02::1", "ff0e::1",
-            "192.168.74.15", "192.168.74.255", "192.168.74.99", "fd6d:696e:6976:6d6d::99",
+            "169.254.169.254",
+            "224.0.0.251",
+            "255.255.255.255",
+            "240.0.0.1",
+            "fe80::2",
+            "ff02::1",
+            "ff0e::1",
+            "192.168.74.15",
+            "192.168.74.255",
+            "192.168.74.99",
+            "fd6d:696e:6976:6d6d::99",
         ];
         for address in addresses {
             assert_eq!(of(address), Destination::Refused, "{address}");

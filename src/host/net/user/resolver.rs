@@ -70,7 +70,8 @@ fn parse(text: &str) -> (Vec<SocketAddr>, Vec<String>) {
             Some("nameserver") => servers.extend(words.next().and_then(server)),
             // The last of these lines counts.
             Some("search" | "domain") => {
-                search = words.filter(|word| *word != "." && !encode_domain(word).is_empty()).map(str::to_owned).collect();
+                search =
+                    words.filter(|word| *word != "." && !encode_domain(word).is_empty()).map(str::to_owned).collect();
             }
             _ => {}
         }

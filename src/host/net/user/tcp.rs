@@ -26,8 +26,8 @@ use smoltcp::wire::TcpPacket;
 
 use super::icmp::{self, Unreachable};
 use super::limits::{
-    TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS,
-    TCP_HANDSHAKE_PATIENCE, TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_SILENCE_PATIENCE, TCP_WRITE_BYTES,
+    TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS, TCP_HANDSHAKE_PATIENCE,
+    TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_SILENCE_PATIENCE, TCP_WRITE_BYTES,
 };
 use super::link::{Link, Source, Topic};
 use super::packet::{self, OutFrame, Packet};
@@ -50,7 +50,11 @@ struct Key {
 #[derive(Debug)]
 enum Phase {
     /// The host's socket connects; the SYN is answered then. If it cannot, the other addresses are tried.
-    Connecting { syn: Vec<u8>, others: Vec<SocketAddr>, until: Instant },
+    Connecting {
+        syn: Vec<u8>,
+        others: Vec<SocketAddr>,
+        until: Instant,
+    },
     Open(Box<Stack>),
 }
 
@@ -125,10 +129,7 @@ impl TcpFlows {
     /// Takes a packet of the guest. `resolvers` are behind the resolver's address.
     pub fn receive(&mut self, packet: &Packet<'_>, resolvers: &[SocketAddr], link: &mut Link, now: Instant) {
         let Ok(segment) = TcpPacket::new_checked(packet.payload) else { return };
-        let key = Key {
-            guest: (packet.from, segment.src_port()).into(),
-            peer: (packet.to, segment.dst_port()).into(),
-        };
+        let key = Key { guest: (packet.from, segment.src_port()).into(), peer: (packet.to, segment.dst_port()).into() };
         if key.guest.port() == 0 || key.peer.port() == 0 {
             return;
         }
@@ -333,9 +334,8 @@ impl TcpFlows {
 
     /// What the guest sees of a client: its address and port, unless a packet to that would not come back to us.
     fn key_for(&self, client: SocketAddr, guest: SocketAddr, link: &Link) -> Option<Key> {
-        let is_visible = client.is_ipv4() == guest.is_ipv4()
-            && is_forwarded(client.ip())
-            && !link.addresses.is_local(client.ip());
+        let is_visible =
+            client.is_ipv4() == guest.is_ipv4() && is_forwarded(client.ip()) && !link.addresses.is_local(client.ip());
         let address = if is_visible { client.ip() } else { link.addresses.gateway(guest.is_ipv4()) };
         let others = (0..PORT_ATTEMPTS).map(|number| {
             FIRST_DYNAMIC_PORT | client.port().wrapping_add(number.wrapping_mul(251)) & (FIRST_DYNAMIC_PORT >> 2)

@@ -265,7 +265,8 @@ impl UdpFlows {
         let others = (0..PORT_ATTEMPTS).map(|number| {
             FIRST_DYNAMIC_PORT | address.port().wrapping_add(number.wrapping_mul(251)) & (FIRST_DYNAMIC_PORT >> 2)
         });
-        let mut seen = std::iter::once(address.port()).chain(others).map(|port| Seen { guest, client: (shown, port).into() });
+        let mut seen =
+            std::iter::once(address.port()).chain(others).map(|port| Seen { guest, client: (shown, port).into() });
         let seen = seen.find(|seen| !self.clients.contains_key(seen))?;
         self.clients.insert(seen, Client { door, socket: socket.clone(), address, last_used: now });
         self.by_client.insert((door, address), seen);
