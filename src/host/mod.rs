@@ -9,7 +9,12 @@ mod hole;
 #[cfg_attr(target_os = "linux", path = "large_pages_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "large_pages_portable.rs")]
 pub mod large_pages;
+pub mod net;
 pub mod pipe;
 pub mod signals;
+#[cfg_attr(target_os = "linux", path = "tap_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "tap_unavailable.rs")]
+mod tap;
 pub mod terminal;
+mod vectors;
 pub mod vsock;

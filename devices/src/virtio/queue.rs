@@ -162,7 +162,8 @@ impl Queue {
         // virtio-queue publishes whatever it adds; so only the last one is added through it, when the others are in place.
         for (chain, written) in chains {
             let next = self.ring.next_used();
-            let place = self.ring.used_ring() + USED_HEADER_BYTES + USED_ELEMENT_BYTES * u64::from(next % self.ring.size());
+            let place =
+                self.ring.used_ring() + USED_HEADER_BYTES + USED_ELEMENT_BYTES * u64::from(next % self.ring.size());
             let element = [u32::from(chain.head).to_le(), written.to_le()];
             if let Err(source) = self.memory.write_obj(element, GuestAddress(place)).map_err(Error::GuestMemory) {
                 self.fail(&QueueError::Ring { index: self.index, source });

@@ -65,7 +65,8 @@ impl Filter {
         if destination == [0xff; MAC_BYTES] {
             return !self.no_broadcast;
         }
-        let [unicast, multicast] = self.tables.as_ref().map_or([None, None], |[first, second]| [Some(first), Some(second)]);
+        let [unicast, multicast] =
+            self.tables.as_ref().map_or([None, None], |[first, second]| [Some(first), Some(second)]);
         // The first bit on the wire: IEEE 802-2014 §8.2.2.
         if destination.first().is_some_and(|byte| byte & 1 != 0) {
             let is_listed = multicast.is_none_or(|table| table.has(destination));

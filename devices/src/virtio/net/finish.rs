@@ -88,12 +88,7 @@ pub fn plan(offload: &Offload, slices: &[VolatileSlice<'_>], len: usize, takes: 
     Some(Work::Checksum { start: start.into(), at: usize::from(start) + usize::from(offset) })
 }
 
-fn plan_cut(
-    segmentation: &Segmentation,
-    transport: usize,
-    slices: &[VolatileSlice<'_>],
-    len: usize,
-) -> Option<Work> {
+fn plan_cut(segmentation: &Segmentation, transport: usize, slices: &[VolatileSlice<'_>], len: usize) -> Option<Work> {
     let headers = usize::from(segmentation.header_bytes);
     let frame = Frame { slices, len, offload: Offload::default() };
     let mut head = [0; MAX_GSO_HEADER_BYTES];

@@ -4,8 +4,8 @@ use vm_memory::VolatileSlice;
 
 use super::frame::{Checksum, Frame, Offload, Offloads, Protocol, Segmentation};
 use crate::virtio::spec::net::{
-    ETHERNET_BYTES, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_DATA_VALID, HDR_NEEDS_CSUM,
-    Header, MAX_FRAME_BYTES,
+    ETHERNET_BYTES, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_DATA_VALID, HDR_NEEDS_CSUM, Header,
+    MAX_FRAME_BYTES,
 };
 
 /// Longest headers of a frame that is to be cut: Ethernet with two tags, IPv6 with some extensions, TCP with all options. They are copied
@@ -47,7 +47,7 @@ pub enum HeaderError {
 
 /// What `header` says of the frame in `slices`, of `len` bytes, from a driver that may use `allowed`.
 ///
-/// "The device MUST NOT rely on hdr_len to be correct" (§5.1.6.2.2): it is not looked at.
+/// The frame is checked as far as it takes to keep what [`Offload`] promises. "The device MUST NOT rely on hdr_len to be correct" (§5.1.6.2.2): it is not looked at.
 ///
 /// # Errors
 /// [`HeaderError`]
@@ -120,7 +120,8 @@ fn transport_bytes(protocol: Protocol, start: usize, slices: &[VolatileSlice<'_>
     (usize::from(data_offset[0] >> 4) * 4).max(TCP_BYTES)
 }
 
-/// The header for a frame from the back end, in `buffers` buffers, to a driver that may be given checksums if `checksum`.
+/// The header for a frame in `buffers` buffers, to somebody who may be told of checksums if `checksum`.
+#[must_use]
 pub fn build(offload: &Offload, buffers: u16, checksum: bool) -> Header {
     let mut header = Header { num_buffers: buffers.into(), ..Header::default() };
     match offload.checksum {
@@ -143,4 +144,3 @@ pub fn build(offload: &Offload, buffers: u16, checksum: bool) -> Header {
     }
     header
 }
-

@@ -52,6 +52,7 @@ pub use backend::{Abilities, FrameIo, Sent};
 pub use counters::NetCounters;
 pub use flow::FLOW_HEAD_BYTES;
 pub use frame::{Checksum, Flow, Frame, Offload, Offloads, Pending, Protocol, Received, Segmentation, cut};
+pub use header::{HeaderError, build as build_header, parse as parse_header};
 
 /// Of receive and transmit queues: a Linux driver keeps that many buffers, of 1.5 KiB to 4 KiB, or frames in flight.
 const QUEUE_SIZE: u16 = 256;

@@ -75,7 +75,10 @@ impl Queues {
         let mut queues = queues.into_iter();
         let mut next = || queues.next().flatten();
         let is_mergeable = features & F_MRG_RXBUF != 0;
-        let pair = |_| Pair { receive: next().map(|queue| Receive::new(queue, is_mergeable)), transmit: next().map(Transmit::new) };
+        let pair = |_| Pair {
+            receive: next().map(|queue| Receive::new(queue, is_mergeable)),
+            transmit: next().map(Transmit::new),
+        };
         let pairs = (0..pairs).map(pair).collect();
         Self {
             pairs,
@@ -167,7 +170,8 @@ impl Queues {
                 true
             }
             Command::Pairs(pairs) => {
-                let is_possible = has(F_MQ) && (control_mq::PAIRS_MIN.into()..=self.pairs.len()).contains(&pairs.into());
+                let is_possible =
+                    has(F_MQ) && (control_mq::PAIRS_MIN.into()..=self.pairs.len()).contains(&pairs.into());
                 if is_possible {
                     self.steering.set_pairs(pairs);
                 }

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
-use super::header;
 use super::frame::{Offload, Received};
+use super::header;
 use crate::virtio::GuestMemory;
 use crate::virtio::chain::{Chain, ChainError};
 use crate::virtio::queue::Queue;
@@ -54,7 +54,14 @@ impl Receive {
     pub fn new(mut queue: Queue, is_mergeable: bool) -> Self {
         // Only who has a frame cares for buffers.
         queue.disable_notification();
-        Self { memory: queue.memory().clone(), queue, is_mergeable, spare: VecDeque::new(), spare_bytes: 0, waits: false }
+        Self {
+            memory: queue.memory().clone(),
+            queue,
+            is_mergeable,
+            spare: VecDeque::new(),
+            spare_bytes: 0,
+            waits: false,
+        }
     }
 
     /// Whether the driver broke the protocol.
@@ -68,7 +75,8 @@ impl Receive {
             self.queue.disable_notification();
         }
         loop {
-            let is_enough = if self.is_mergeable { self.spare_bytes >= len + HEADER_BYTES } else { !self.spare.is_empty() };
+            let is_enough =
+                if self.is_mergeable { self.spare_bytes >= len + HEADER_BYTES } else { !self.spare.is_empty() };
             let is_all = self.spare.len() >= usize::from(self.queue.size());
             if is_enough || is_all {
                 return true;
