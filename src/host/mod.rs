@@ -16,5 +16,9 @@ pub mod net;
 pub mod pipe;
 mod seldom;
 pub mod signals;
+#[cfg_attr(target_os = "linux", path = "tap_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "tap_unavailable.rs")]
+mod tap;
 pub mod terminal;
+mod vectors;
 pub mod vsock;

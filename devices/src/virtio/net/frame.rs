@@ -3,7 +3,7 @@
 //! A frame begins with its Ethernet header. Its bytes are in guest memory, which the guest may change at any time: read what you
 //! decide by once, into a local.
 
-use vm_memory::{Bytes, VolatileSlice};
+use vm_memory::VolatileSlice;
 
 /// Which kinds of frames one side hands over unfinished and the other takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
