@@ -105,6 +105,7 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
     };
     let vsock = spec.vsock.as_ref().map(HostVsock::open).transpose()?;
     let net = spec.net.as_ref().map(HostNet::open).transpose()?;
+    say_published(&config, net.as_ref());
     let links = Links { net: net.as_ref().map(HostNet::link), vsock: vsock.as_ref().map(HostVsock::link) };
     let machine = Machine::new(spec, link, links, Stages::new(start), config.stats.clone())?;
     let io = IoThread::start(&console, net, vsock, &machine.control())?;
@@ -144,6 +145,16 @@ fn run_machine(mut machine: Machine, on_reset: OnReset, timeout: Option<Duration
         Outcome::Terminated => Err(BootError::Terminated),
         Outcome::Failed(error) => Err(BootError::Guest(error)),
         Outcome::Crashed => Err(BootError::Crashed),
+    }
+}
+
+/// Says which ports lead to the guest; also to the quiet where the host chose one, which nobody could know otherwise.
+fn say_published(config: &Config, net: Option<&HostNet>) {
+    let published = net.and_then(HostNet::publish).map(|handle| handle.list()).unwrap_or_default();
+    for (published, asked) in published.iter().zip(&config.publish) {
+        if !config.quiet || asked.0.host.port() == 0 {
+            eprintln!("minivmm: published {}", published.rule);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ use self::fragments::{Outcome, Reassembly};
 use self::icmp::Pings;
 use self::limits::{ACCEPT_RETRY, ACCEPTS_PER_TURN, REASSEMBLIES};
 use self::link::{Link, Source, Topic};
-pub use self::options::{DEFAULT_MTU, DEFAULT_SUBNET, Ipv6Choice, UserOptions};
+pub use self::options::{DEFAULT_MTU, DEFAULT_SUBNET, Ipv6Choice, MTU_RANGE, UserOptions};
 pub use self::outside::{HostSockets, Outside};
 use self::packet::{ETHERTYPE_ARP, Ethernet, ICMP, ICMPV6, Packet, TCP, UDP, Udp};
 use self::policy::is_forwarded;

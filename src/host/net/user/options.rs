@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet::Mac;
+use super::policy::is_forwarded;
 use super::publish::Rule;
+use super::resolver::encode_domain;
 
 /// Of the gateway: locally administered, and none that the machine gives its devices.
 pub const GATEWAY_MAC: Mac = [0x52, 0x55, 0x0a, 0x00, 0x02, 0x01];
@@ -19,6 +21,9 @@ const GUEST: u8 = 15;
 
 /// MTU of the link. Large frames do not depend on it: TCP has segmentation offload, both ways.
 pub const DEFAULT_MTU: u16 = 1500;
+
+/// What an MTU may be: IPv6 needs the first (RFC 8200 §5), and IP packets have a length of 16 bits.
+pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65520;
 
 /// Whether the guest gets IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +46,7 @@ pub struct UserOptions {
     pub host_loopback: bool,
     /// IPv6 or not.
     pub ipv6: Ipv6Choice,
-    /// Of the link: 1280 to 65520.
+    /// Of the link, in [`MTU_RANGE`].
     pub mtu: u16,
     /// The guest's name, by DHCP.
     pub hostname: String,
@@ -59,6 +64,26 @@ impl Default for UserOptions {
             hostname: "minivmm".to_owned(),
             publish: Vec::new(),
         }
+    }
+}
+
+impl UserOptions {
+    /// Takes one word of `--net user,WORD`; `false` where it is none.
+    pub fn set(&mut self, word: &str) -> bool {
+        let is_label = |name: &str| !name.is_empty() && name.len() <= 63 && !name.contains('.');
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("host-loopback", "") => self.host_loopback = true,
+            ("ipv6", "on") => self.ipv6 = Ipv6Choice::On,
+            ("ipv6", "off") => self.ipv6 = Ipv6Choice::Off,
+            ("ipv6", "auto") => self.ipv6 = Ipv6Choice::Auto,
+            ("hostname", name) if is_label(name) && !encode_domain(name).is_empty() => self.hostname = name.to_owned(),
+            ("subnet", subnet) => match subnet.parse::<Ipv4Addr>() {
+                Ok(subnet) if subnet.octets()[3] == 0 && is_forwarded(subnet.into()) => self.subnet = subnet,
+                _ => return false,
+            },
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -139,4 +164,24 @@ impl Addresses {
 fn v6(host: u8) -> Ipv6Addr {
     let [a, b, c, d] = PREFIX_V6;
     Ipv6Addr::new(a, b, c, d, 0, 0, 0, host.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_checked() {
+        let mut options = UserOptions::default();
+        for word in ["host-loopback", "ipv6=off", "subnet=10.0.2.0", "hostname=guest-1"] {
+            assert!(options.set(word), "{word}");
+        }
+        assert!(options.host_loopback);
+        assert_eq!((options.ipv6, options.subnet), (Ipv6Choice::Off, Ipv4Addr::new(10, 0, 2, 0)));
+        for word in
+            ["", "loopback", "host-loopback=1", "ipv6=maybe", "subnet=10.0.2.1", "subnet=127.0.0.0", "hostname="]
+        {
+            assert!(!options.set(word), "{word}");
+        }
+    }
 }
