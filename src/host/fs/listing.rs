@@ -34,6 +34,8 @@ pub struct Listing {
     host: u64,
     /// Whether the position of the host is known to be `host`.
     is_placed: bool,
+    /// Whether the host has just said that there is no more: the guest asks once more than it has to.
+    is_at_end: bool,
     /// Whether files of the directory may stand for something else: then a listing alone does not tell what a regular file is.
     has_placeholders: bool,
 }
@@ -55,7 +57,7 @@ impl Listing {
     /// Of a directory that has just been opened.
     pub fn new(has_placeholders: bool) -> Self {
         let (items, names) = (Vec::new(), Vec::new());
-        Self { items, names, at: 0, offset: 0, host: 0, is_placed: true, has_placeholders }
+        Self { items, names, at: 0, offset: 0, host: 0, is_placed: true, is_at_end: false, has_placeholders }
     }
 
     /// Goes to `offset`: 0, or the one of an earlier entry. Starting again from 0 reads the directory anew.
@@ -78,8 +80,9 @@ impl Listing {
     /// # Errors
     /// The host's.
     pub fn peek(&mut self, directory: BorrowedFd<'_>) -> Result<Option<Next<'_>>, Errno> {
-        if self.at == self.items.len() {
+        if self.at == self.items.len() && !std::mem::take(&mut self.is_at_end) {
             self.fill(directory)?;
+            self.is_at_end = self.items.is_empty();
         }
         let Some(item) = self.items.get(self.at) else { return Ok(None) };
         let name = self.names.get(item.name.0..item.name.1).and_then(|name| CStr::from_bytes_with_nul(name).ok());
