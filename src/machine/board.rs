@@ -17,6 +17,7 @@ use minivmm_devices::pl031::Pl031;
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::blk::{Blk, BlkCounters};
 use minivmm_devices::virtio::console::{Console, ConsolePort};
+use minivmm_devices::virtio::fs::server::FsCounters;
 use minivmm_devices::virtio::rng::{EntropySource, Rng};
 use minivmm_devices::virtio::transport::mmio::MmioTransport;
 use minivmm_devices::virtio::vsock::VsockCounters;
@@ -24,9 +25,12 @@ use vm_memory::GuestAddress;
 
 use super::images::{self, ImageError};
 use super::port::{PortOutput, SerialPort, VirtioPort, lock};
+use super::shares;
 use super::spec::MachineSpec;
 use super::{BootEvents, ConsoleLink};
+use crate::config::ShareOption;
 use crate::host::disk::{DiskError, RawDisk};
+use crate::host::fs::{Share, ShareError};
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
 use crate::layout;
@@ -40,6 +44,9 @@ pub enum BuildError {
     /// A disk image.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A shared directory.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -68,6 +75,8 @@ pub struct Board {
     virtio: Vec<VirtioPlace>,
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
+    /// By the device's name.
+    shares: Vec<(String, Arc<FsCounters>)>,
     vsock: Option<Arc<VsockCounters>>,
     vm: Arc<dyn Vm>,
 }
@@ -98,6 +107,7 @@ impl Board {
         events: &BootEvents,
     ) -> Result<Self, BuildError> {
         let disks = spec.disks.iter().map(RawDisk::open).collect::<Result<Vec<_>, _>>()?;
+        let shares = shares::open(&spec.shares)?;
         let ram = Arc::new(GuestRam::new(layout::RAM, spec.memory_bytes)?);
         let vm =
             hypervisor.create_vm(&VmSpec { vcpu_count: spec.vcpu_count, ram: ram.clone(), cpu_tier: spec.cpu_tier })?;
@@ -112,6 +122,9 @@ impl Board {
         for (disk, option) in disks.into_iter().zip(&spec.disks) {
             disk_counters.push(parts.add_disk(disk, option.serial.as_deref().unwrap_or_default(), queue_count)?);
         }
+        let shares = shares.into_iter().zip(&spec.shares);
+        let shares =
+            shares.map(|(share, option)| parts.add_share(share, option, queue_count)).collect::<Result<_, _>>()?;
         let vsock = vsock.map(|link| parts.add_vsock(link)).transpose()?;
         let entry = images::load(spec, &ram, parts.virtio_count())?;
         vm.code_was_written(entry.kernel, entry.kernel_bytes);
@@ -128,7 +141,7 @@ impl Board {
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
         let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
-        Ok(Self { vcpus, io, gpio, virtio, console, disks, vsock, vm })
+        Ok(Self { vcpus, io, gpio, virtio, console, disks, shares, vsock, vm })
     }
 
     /// Presses or releases the power key.
@@ -165,6 +178,9 @@ impl Board {
         report.add_device("virtio console", &vec![("bytes_in", bytes_in), ("bytes_out", bytes_out)]);
         for (counters, index) in self.disks.iter().zip(0..) {
             report.add_device(&disk_name(index), &disk_counters(counters));
+        }
+        for (name, counters) in &self.shares {
+            shares::report(report, name, counters);
         }
         if let Some(counters) = &self.vsock {
             report.add_device(VSOCK_NAME, &vsock_counters(counters));
@@ -300,6 +316,18 @@ impl Parts {
         let index = self.virtio.iter().filter(|place| place.name.starts_with("virtio blk")).count();
         self.add_virtio(disk_name(index), Box::new(device))?;
         Ok(counters)
+    }
+
+    fn add_share(
+        &mut self,
+        share: Share,
+        option: &ShareOption,
+        queue_count: u16,
+    ) -> Result<(String, Arc<FsCounters>), BuildError> {
+        let device = shares::device(share, option, queue_count);
+        let (name, counters) = (format!("virtio fs {}", option.tag), device.counters());
+        self.add_virtio(name.clone(), Box::new(device))?;
+        Ok((name, counters))
     }
 
     fn add_vsock(&mut self, link: &VsockLink) -> Result<Arc<VsockCounters>, BuildError> {

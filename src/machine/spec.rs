@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use minivmm_devices::virtio::fs::Tag;
 use minivmm_devices::virtio::spec::vsock::{CID_FIRST_GUEST, CID_LAST_GUEST};
 use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
 use minivmm_firmware::guest;
 
 use minivmm_softcpu::Tier;
 
-use crate::config::{Config, DiskOption, MemorySize, VsockPath};
+use crate::config::{Config, DiskOption, MemorySize, ShareOption, VsockPath};
 use crate::host::terminal::WindowSize;
 use crate::host::vsock::VsockOptions;
 use crate::hypervisor::Choice;
@@ -32,6 +33,8 @@ pub struct MachineSpec {
     pub cmdline: Cmdline,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskOption>,
+    /// Shared directories, in the order in which the guest sees them, each with a tag of its own.
+    pub shares: Vec<ShareOption>,
     /// The socket device, if there is one.
     pub vsock: Option<VsockOptions>,
     /// Input waits until the guest says that it is ready for it.
@@ -89,6 +92,19 @@ pub enum SpecError {
         /// How many fit.
         max: usize,
     },
+    /// More shares than there are places.
+    #[error("cannot have {count} shares: a machine has at most {max}, with {others} other devices")]
+    TooManyShares {
+        /// How many were given.
+        count: usize,
+        /// How many fit.
+        max: usize,
+        /// What else takes a place.
+        others: usize,
+    },
+    /// Two shares of one name.
+    #[error("two shares have the tag `{0}`")]
+    ShareTag(Tag),
     /// A CID that no guest can have.
     #[error("cannot have vsock CID {0}: a guest has {CID_FIRST_GUEST} to {CID_LAST_GUEST}")]
     VsockCid(u32),
@@ -131,6 +147,7 @@ impl MachineSpec {
         if config.disk.len() > max_disks {
             return Err(SpecError::TooManyDisks { count: config.disk.len(), max: max_disks });
         }
+        check_shares(&config.share, max_disks - config.disk.len())?;
         let cmdline = command_line(config, &files, host)?;
         Ok(Self {
             vcpu_count,
@@ -140,6 +157,7 @@ impl MachineSpec {
             cmdline,
             input_waits: files.is_bundle && host.terminal.is_none(),
             disks: config.disk.clone(),
+            shares: config.share.clone(),
             vsock,
             hypervisor: config.hypervisor.unwrap_or_default(),
             cpu_tier: config.cpu_tier.unwrap_or_default().0,
@@ -169,6 +187,17 @@ fn vsock_options(config: &Config) -> Result<Option<VsockOptions>, SpecError> {
         return Err(SpecError::VsockPort(*port));
     }
     Ok(Some(VsockOptions { cid, connect, listen, socket: config.vsock_socket.clone() }))
+}
+
+/// `places` are left for devices.
+fn check_shares(shares: &[ShareOption], places: usize) -> Result<(), SpecError> {
+    if shares.len() > places {
+        let others = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - places;
+        return Err(SpecError::TooManyShares { count: shares.len(), max: places, others });
+    }
+    let before = |index: usize| shares.iter().take(index);
+    let again = shares.iter().enumerate().find(|(index, share)| before(*index).any(|other| other.tag == share.tag));
+    again.map_or(Ok(()), |(_, share)| Err(SpecError::ShareTag(share.tag)))
 }
 
 fn checked_memory(size: MemorySize) -> Result<u64, SpecError> {
@@ -255,6 +284,19 @@ mod tests {
     fn more_disks_than_places_are_refused() {
         let config = Config { disk: vec!["d".parse().unwrap(); 63], ..Config::default() };
         assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 62 }));
+    }
+
+    #[test]
+    fn shares_have_a_place_and_a_tag_each() {
+        let share = |text: &str| text.parse().unwrap();
+        let config = Config { share: vec![share("/a:x"), share("/b:y"), share("/c:x")], ..Config::default() };
+        assert_eq!(spec(&config).unwrap_err().to_string(), "two shares have the tag `x`");
+        let config = Config { share: vec![share("/a:x"), share("/a:y")], ..Config::default() };
+        assert_eq!(spec(&config).unwrap().shares.len(), 2);
+        let shares = (0..10).map(|index| share(&format!("/a:{index}"))).collect();
+        let config = Config { disk: vec!["d".parse().unwrap(); 53], share: shares, ..Config::default() };
+        let message = "cannot have 10 shares: a machine has at most 9, with 55 other devices";
+        assert_eq!(spec(&config).unwrap_err().to_string(), message);
     }
 
     #[test]

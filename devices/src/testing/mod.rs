@@ -4,6 +4,7 @@
 
 mod disk;
 mod driver;
+mod file_tree;
 pub mod hostile;
 #[cfg(test)]
 pub mod property;
@@ -17,6 +18,7 @@ use minivmm_aarch64::Intid;
 
 pub use self::disk::{Call, MemoryDisk};
 pub use self::driver::{Buffer, Descriptor, Driver, Layout, register};
+pub use self::file_tree::FileTree;
 use crate::irq::{IrqLine, IrqSink};
 use crate::output::ByteOutput;
 use crate::virtio::rng::EntropySource;

@@ -233,8 +233,9 @@ pub trait FileSystem: Send + Sync {
     /// What this back end can do.
     fn capabilities(&self) -> Capabilities;
 
-    /// The guest unmounts, or its device was reset: every node is forgotten and every handle released. No other call is in progress. The
-    /// back end can be used again afterwards.
+    /// The guest unmounts, or its device was reset: every node is forgotten and every handle released. The back end can be used again
+    /// afterwards. A guest that lies has other calls in progress: they end well or fail, and what they open is there until the next
+    /// `destroy`.
     fn destroy(&self);
 
     /// How many system calls the *calling thread* has made for this back end since it began: the server takes the difference around each
