@@ -15,6 +15,7 @@
 //! [`FileSystem`]: minivmm_devices::virtio::fs::file_system::FileSystem
 
 mod attributes;
+pub mod coherence;
 mod creation;
 pub mod descriptors;
 mod file_system;
@@ -28,6 +29,7 @@ pub mod share;
 mod stat;
 mod xattr;
 
+pub use coherence::{AgentDoor, AgentProcess, Corrector, ShareWatch};
 pub use descriptors::Budget;
 pub use share::{Ownership, Share, ShareError};
 

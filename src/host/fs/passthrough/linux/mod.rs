@@ -26,8 +26,10 @@ use crate::host::fs::stat::{Identity, Stat, decode_device, encode_device};
 
 mod credentials;
 mod handles;
+mod watch;
 pub use credentials::{Privilege, Thread};
 pub use handles::FileHandle;
+pub use watch::Watcher;
 
 /// What every lookup by name has.
 const RESOLVE: ResolveFlags =
