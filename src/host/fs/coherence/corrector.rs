@@ -261,7 +261,9 @@ impl Work {
 
     fn send(&mut self) {
         // A round each, so that a busy share does not keep the others waiting.
-        while self.on_the_way.len() < WINDOW && (0..self.shares.len()).fold(false, |any, index| self.send_of(index) || any) {}
+        while self.on_the_way.len() < WINDOW
+            && (0..self.shares.len()).fold(false, |any, index| self.send_of(index) || any)
+        {}
     }
 
     /// Sends the next order of a share, if there is one and room for it.

@@ -287,7 +287,13 @@ impl Server {
 
     /// Whether `operation` may be tried at all: in its time, on a share that allows it, and with room for its reply, so that nothing is looked
     /// up or opened that the guest would not hear of.
-    fn admit(&self, operation: &Operation<'_>, session: Option<Session>, room: u64, by_agent: bool) -> Result<(), Errno> {
+    fn admit(
+        &self,
+        operation: &Operation<'_>,
+        session: Option<Session>,
+        room: u64,
+        by_agent: bool,
+    ) -> Result<(), Errno> {
         let early = matches!(operation, Operation::Init(_) | Operation::Destroy);
         if session.is_none() && !early {
             return Err(Errno::EIO);
