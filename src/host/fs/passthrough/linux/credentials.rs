@@ -61,6 +61,9 @@ impl Thread {
             rustix::process::umask(Mode::empty());
             if privilege.is_root {
                 call(|| rustix::thread::set_thread_groups(&[]))?;
+                // Inherited from the thread that started this one, which may be one of a share.
+                let sets = call(|| rustix::thread::capabilities(None))?;
+                HAS_FSETID.set(sets.effective.contains(CapabilitySet::FSETID));
             }
             IS_PREPARED.set(true);
         }
