@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use minivmm_devices::virtio::fs::{Tag, TagError};
 use minivmm_devices::virtio::fs::server::CacheMode;
+use minivmm_devices::virtio::fs::{Tag, TagError};
 use minivmm_softcpu::{Tier, UnknownTier};
 
 use crate::hypervisor::Choice;

@@ -176,11 +176,7 @@ impl Share {
     }
 
     /// Where the record of a symbolic link is kept: its directory.
-    fn link_directory<'a>(
-        &self,
-        node: &Arc<Node>,
-        reach: Reach<'a>,
-    ) -> Result<LinkDirectory<'a>, Errno> {
+    fn link_directory<'a>(&self, node: &Arc<Node>, reach: Reach<'a>) -> Result<LinkDirectory<'a>, Errno> {
         match reach {
             Reach::Name(directory, _) => Ok(LinkDirectory::Borrowed(directory)),
             Reach::Descriptor(_) => {
@@ -190,13 +186,7 @@ impl Share {
         }
     }
 
-    fn link_record(
-        &self,
-        node: &Arc<Node>,
-        stat: &Stat,
-        reach: Reach<'_>,
-        bytes: &mut [u8],
-    ) -> Result<usize, Errno> {
+    fn link_record(&self, node: &Arc<Node>, stat: &Stat, reach: Reach<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
         let directory = self.link_directory(node, reach)?;
         system::xattr(directory.fd(), &link_record_name(stat), bytes)
     }
@@ -211,10 +201,8 @@ impl Share {
         let directory = self.link_directory(node, reach)?;
         let name = link_record_name(stat);
         match record {
-            Some(record) => {
-                system::set_xattr(directory.fd(), &name, record.encode().as_bytes(), SetXattr::default())
-                    .map_err(not_ours)
-            }
+            Some(record) => system::set_xattr(directory.fd(), &name, record.encode().as_bytes(), SetXattr::default())
+                .map_err(not_ours),
             None => match system::remove_xattr(directory.fd(), &name) {
                 Err(Errno::ENODATA | Errno::EOPNOTSUPP) | Ok(()) => Ok(()),
                 Err(error) => Err(error),

@@ -26,7 +26,8 @@ impl Share {
         }
         let directory = self.directory_attr(parent)?;
         let caller = creation.caller;
-        let is_in_group = caller.uid == 0 || caller.gid == directory.gid || caller.supplementary_gid == Some(directory.gid);
+        let is_in_group =
+            caller.uid == 0 || caller.gid == directory.gid || caller.supplementary_gid == Some(directory.gid);
         let (mode, gid) = inherit(&directory, mode & !creation.umask, caller.gid, is_in_group);
         let host = Creation { mode: host_mode(mode), umask: 0, ..*creation };
         Ok((host, Some(Wanted { uid: caller.uid, gid, mode })))

@@ -8,8 +8,8 @@ use minivmm_devices::virtio::fs::attr::{Attr, SetAttr, StatFs, mode};
 use minivmm_devices::virtio::fs::directory::{DirectoryWriter, Listed};
 use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::{
-    Allocate, Capabilities, CopyPlace, Creation, Entry, FileSystem, Handle, NodeId, OpenFlags, RenameMode, Result, Seek,
-    SetXattr, WriteFlags,
+    Allocate, Capabilities, CopyPlace, Creation, Entry, FileSystem, Handle, NodeId, OpenFlags, RenameMode, Result,
+    Seek, SetXattr, WriteFlags,
 };
 use minivmm_devices::virtio::fs::name::Name;
 use vm_memory::VolatileSlice;
@@ -407,7 +407,8 @@ impl FileSystem for Share {
     fn setxattr(&self, node: NodeId, name: &CStr, value: &[u8], how: SetXattr) -> Result<()> {
         let node = self.nodes.get(node)?;
         // What is ours is not to be set by the guest.
-        let host = self.names().to_host(name).map_err(|error| if error == Errno::ENODATA { Errno::EPERM } else { error })?;
+        let host =
+            self.names().to_host(name).map_err(|error| if error == Errno::ENODATA { Errno::EPERM } else { error })?;
         let descriptor = self.descriptor(&node)?;
         node.state().has_no_capability = false;
         self.thread()?.keep_setgid(!how.kill_sgid)?;

@@ -203,7 +203,9 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_none() {
-        for text in ["", "1:2", "1:2:100644:644", "1:2:100644:644:0:0", "1:2:644:644:0", "a:2:100644:644:0", "1:2:9:644:0"] {
+        for text in
+            ["", "1:2", "1:2:100644:644", "1:2:100644:644:0:0", "1:2:644:644:0", "a:2:100644:644:0", "1:2:9:644:0"]
+        {
             assert_eq!(Record::decode(text.as_bytes()), None, "{text}");
         }
         assert_eq!(Record::decode(b"\xff:2:100644:644:0"), None);

@@ -130,5 +130,8 @@ fn removing_and_moving_cost_few_calls() {
     assert_eq!(calls(&shared, || shared.unlink(ROOT, "c")), 1);
     let (node, handle) = shared.create(ROOT, "d", 0o644);
     assert_eq!(calls(&shared, || shared.unlink(ROOT, "d")), 1);
-    assert_eq!(calls(&shared, || shared.share.setattr(node, Some(handle), &SetAttr { size: Some(1), ..SetAttr::default() })), 2);
+    assert_eq!(
+        calls(&shared, || shared.share.setattr(node, Some(handle), &SetAttr { size: Some(1), ..SetAttr::default() })),
+        2
+    );
 }

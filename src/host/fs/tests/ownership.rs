@@ -4,7 +4,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use minivmm_devices::virtio::fs::attr::{SetAttr, mode};
 use minivmm_devices::virtio::fs::errno::Errno;
-use minivmm_devices::virtio::fs::file_system::{Caller, Creation, FileSystem, OpenFlags, RenameMode, SetXattr, WriteFlags};
+use minivmm_devices::virtio::fs::file_system::{
+    Caller, Creation, FileSystem, OpenFlags, RenameMode, SetXattr, WriteFlags,
+};
 
 use super::support::{READ, READ_WRITE, ROOT, Shared, WRITE, caller, is_root, mode_of, unprivileged, with_name};
 use crate::host::fs::{Budget, Ownership, Share};

@@ -80,8 +80,7 @@ impl Shared {
 
     pub fn create_as(&self, parent: NodeId, name: &str, mode: u32, caller: Caller) -> (NodeId, Handle) {
         let creation = Creation { caller, mode, umask: 0 };
-        let (entry, handle) =
-            with_name(name, |name| self.share.create(parent, name, READ_WRITE, &creation)).unwrap();
+        let (entry, handle) = with_name(name, |name| self.share.create(parent, name, READ_WRITE, &creation)).unwrap();
         (entry.node, handle)
     }
 

@@ -30,8 +30,7 @@ pub use credentials::{Privilege, Thread};
 pub use handles::FileHandle;
 
 /// What every lookup by name has.
-const RESOLVE: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 /// What every descriptor has; `NONBLOCK` so that a FIFO that took a file's place does not wait.
 const ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 /// Bytes of directory entries taken from the host at once.
@@ -242,11 +241,12 @@ pub fn readlink(fd: BorrowedFd<'_>, target: &mut Vec<u8>) -> Result<(), Errno> {
     let mut len = 256;
     loop {
         target.resize(len, 0);
-        let done = call(|| rustix::fs::readlinkat_raw(fd, c"", target.as_mut_slice())).map_err(|error| match error {
-            // What readlinkat says of a descriptor that is no symbolic link's.
-            Errno::ENOENT => Errno::EINVAL,
-            error => error,
-        })?;
+        let done =
+            call(|| rustix::fs::readlinkat_raw(fd, c"", target.as_mut_slice())).map_err(|error| match error {
+                // What readlinkat says of a descriptor that is no symbolic link's.
+                Errno::ENOENT => Errno::EINVAL,
+                error => error,
+            })?;
         if done < len || len >= 1 << 16 {
             target.truncate(done);
             return Ok(());
@@ -278,11 +278,7 @@ pub fn unlink(directory: BorrowedFd<'_>, name: &CStr, is_directory: bool) -> Res
 ///
 /// # Errors
 /// The host's.
-pub fn rename(
-    from: (BorrowedFd<'_>, &CStr),
-    to: (BorrowedFd<'_>, &CStr),
-    mode: RenameMode,
-) -> Result<(), Errno> {
+pub fn rename(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), mode: RenameMode) -> Result<(), Errno> {
     let flags = match mode {
         RenameMode::Replace => RenameFlags::empty(),
         RenameMode::NoReplace => RenameFlags::NOREPLACE,
@@ -434,7 +430,13 @@ pub fn set_xattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8], how: SetXattr) -
 /// The host's.
 pub fn xattr(fd: BorrowedFd<'_>, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
     let path = path(fd);
-    call(|| if value.is_empty() { rustix::fs::getxattr_query(&path, name) } else { rustix::fs::getxattr(&path, name, value) })
+    call(|| {
+        if value.is_empty() {
+            rustix::fs::getxattr_query(&path, name)
+        } else {
+            rustix::fs::getxattr(&path, name, value)
+        }
+    })
 }
 
 /// As [`xattr`], of `file` in `directory`. One call.
