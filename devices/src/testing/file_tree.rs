@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::VolatileSlice;
 
@@ -77,11 +77,14 @@ struct Tree {
     capabilities: Capabilities,
     failure: Option<Errno>,
     destroyed: u64,
+    /// FSYNC waits while this holds; how many do.
+    is_held: bool,
+    waiting: usize,
 }
 
 /// A tree of files. Clones are the same one.
 #[derive(Clone, Debug)]
-pub struct FileTree(Arc<Mutex<Tree>>);
+pub struct FileTree(Arc<(Mutex<Tree>, Condvar)>);
 
 impl Default for FileTree {
     fn default() -> Self {
@@ -106,7 +109,7 @@ impl FileTree {
             lookups: 1,
             handles: 0,
         };
-        Self(Arc::new(Mutex::new(Tree {
+        let tree = Tree {
             objects: HashMap::from([(ROOT, root)]),
             nodes: HashMap::from([(ROOT, ROOT)]),
             handles: HashMap::new(),
@@ -123,11 +126,14 @@ impl FileTree {
             },
             failure: None,
             destroyed: 0,
-        })))
+            is_held: false,
+            waiting: 0,
+        };
+        Self(Arc::new((Mutex::new(tree), Condvar::new())))
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the time that changes from now on are made at.
@@ -143,6 +149,18 @@ impl FileTree {
     /// Sets what the guest is told at its next mount.
     pub fn set_capabilities(&self, capabilities: Capabilities) {
         self.tree().capabilities = capabilities;
+    }
+
+    /// Makes every FSYNC wait, or lets those go on that do.
+    pub fn hold_fsync(&self, is_held: bool) {
+        self.tree().is_held = is_held;
+        self.0.1.notify_all();
+    }
+
+    /// How many FSYNCs wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.tree().waiting
     }
 
     /// How many nodes the guest knows, the root included, and how many handles it has.
@@ -771,7 +789,11 @@ impl FileSystem for FileTree {
     }
 
     fn fsync(&self, node: NodeId, handle: Handle, _data_only: bool) -> Result<()> {
-        self.tree().handle(node, handle, false).map(drop)
+        let mut tree = self.tree();
+        tree.waiting += 1;
+        tree = self.0.1.wait_while(tree, |tree| tree.is_held).unwrap_or_else(PoisonError::into_inner);
+        tree.waiting -= 1;
+        tree.handle(node, handle, false).map(drop)
     }
 
     fn release(&self, node: NodeId, handle: Handle) -> Result<()> {

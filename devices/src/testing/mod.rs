@@ -5,6 +5,7 @@
 mod disk;
 mod driver;
 mod file_tree;
+pub mod files;
 pub mod hostile;
 #[cfg(test)]
 pub mod property;

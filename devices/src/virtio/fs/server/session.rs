@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn request(minor: u32, flags: u64) -> InitIn {
-        let half = |shift| u32::try_from((flags >> shift) & 0xffff_ffff).unwrap().into();
+        let half = |shift: u32| u32::try_from((flags >> shift) & 0xffff_ffff).unwrap().into();
         InitIn {
             major: 7.into(),
             minor: minor.into(),
