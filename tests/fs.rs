@@ -137,7 +137,12 @@ fn git_works_in_the_share_on_both_sides() {
     );
     // Nothing was left half-written, as the host sees it.
     let clone = guest.share.join("clone");
-    match std::process::Command::new("git").args(["-c", "safe.directory=*", "-C"]).arg(clone).args(["fsck", "--strict"]).output() {
+    match std::process::Command::new("git")
+        .args(["-c", "safe.directory=*", "-C"])
+        .arg(clone)
+        .args(["fsck", "--strict"])
+        .output()
+    {
         Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(error) => eprintln!("skipped: git on the host: {error}"),
     }
@@ -180,12 +185,16 @@ fn postgresql_survives_a_kill_and_a_power_cut() {
          kill -9 $(head -n 1 /share/pg/postmaster.pid) $(pgrep -f 'postgres:' 2>/dev/null) 2>/dev/null || true",
         seconds / 2 + 1
     ));
-    let consistent = "sql \"select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
+    let consistent =
+        "sql \"select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
                       and (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)
                       and (select count(*) from pgbench_history) > 0\"";
     assert_eq!(guest.run(&format!("{postgres} set -e; sleep 1; pg -l /tmp/log start; {consistent}")), "t\n");
     // The same, but the whole machine goes.
-    guest.run(&format!("{postgres} (as pgbench -h /tmp -n -c 2 -T 600 postgres >/tmp/pgbench 2>&1 &); sleep {}", seconds / 2 + 1));
+    guest.run(&format!(
+        "{postgres} (as pgbench -h /tmp -n -c 2 -T 600 postgres >/tmp/pgbench 2>&1 &); sleep {}",
+        seconds / 2 + 1
+    ));
     guest.cut_power();
     let mut guest = boot().unwrap();
     assert_eq!(guest.run(&format!("{postgres} set -e; pg -l /tmp/log start; {consistent}; pg -m fast stop")), "t\n");

@@ -72,7 +72,8 @@ impl Guest {
         let own = directory.path().join("own");
         fs::create_dir(&own).unwrap();
         let stats = own.join("stats.json");
-        let mut arguments: Vec<String> = ["boot", "--quiet", "--hypervisor", "soft", "--timeout", TIMEOUT].map(str::to_owned).to_vec();
+        let mut arguments: Vec<String> =
+            ["boot", "--quiet", "--hypervisor", "soft", "--timeout", TIMEOUT].map(str::to_owned).to_vec();
         arguments.extend(["--disk".to_owned(), format!("{},ro", image.display())]);
         arguments.extend(["--share".to_owned(), format!("{}:share{share_options}", share.display())]);
         arguments.extend(["--stats".to_owned(), stats.display().to_string()]);
@@ -82,7 +83,10 @@ impl Guest {
             chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
             let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
             let mut command = Command::new("setpriv");
-            command.args([&user, &group, "--clear-groups", "--"]).arg(minivmm::<&str>(&[]).get_program()).args(arguments);
+            command
+                .args([&user, &group, "--clear-groups", "--"])
+                .arg(minivmm::<&str>(&[]).get_program())
+                .args(arguments);
             command.env("XDG_CACHE_HOME", readable_cache()).env_remove("MINIVMM_LOG");
             command
         } else {

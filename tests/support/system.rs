@@ -33,8 +33,14 @@ const SUITES: [(&str, &str); 2] = [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
 /// Programs of `tests/guests/fs`.
 const PROBES: [&str; 4] = ["bench.c", "count.c", "probe.c", "watch.c"];
 /// Not needed to run anything; the JIT compiler of PostgreSQL would need another 100 MiB of libraries.
-const PRUNED: [&str; 6] =
-    ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/lib/postgresql/17/lib/bitcode", "usr/lib/gcc"];
+const PRUNED: [&str; 6] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/lib/postgresql/17/lib/bitcode",
+    "usr/lib/gcc",
+];
 const FILES: [(&str, &str); 5] = [
     (
         "etc/passwd",
@@ -91,7 +97,11 @@ pub fn make() -> Result<PathBuf> {
     }
     let new = base.join("new.ext4");
     // A journal would be replayed, and written, on what is a read-only disk to guests.
-    run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&new).arg("700M"))?;
+    run(Command::new("mke2fs")
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"])
+        .arg(&root)
+        .arg(&new)
+        .arg("700M"))?;
     fs::rename(&new, &image)?;
     fs::remove_dir_all(&root)?;
     Ok(image)
@@ -110,7 +120,22 @@ fn key() -> Result<String> {
 
 /// Directories and links of a merged `/usr`, and the files that installing packages would have made.
 fn lay_out(root: &Path) -> Result<()> {
-    for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/local/bin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "mnt", "share", "local"] {
+    for directory in [
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "usr/local/bin",
+        "etc",
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "root",
+        "mnt",
+        "share",
+        "local",
+    ] {
         fs::create_dir_all(root.join(directory))?;
     }
     for directory in ["bin", "sbin", "lib"] {
@@ -131,7 +156,8 @@ fn unpack(cache: &Path, root: &Path) -> Result<()> {
     let keyring = Keyring::of_host(Path::new("/"))?;
     fs::create_dir_all(cache)?;
     let accept_expired = mirrors.accept_expired;
-    let access = Access { client: &client, keyring: &keyring, directory: cache, now: SystemTime::now(), accept_expired };
+    let access =
+        Access { client: &client, keyring: &keyring, directory: cache, now: SystemTime::now(), accept_expired };
     let mut repository = Err("no Debian mirror is configured".into());
     for url in &mirrors.urls {
         repository = Repository::open(&access, url, RELEASE, &NoProgress).map_err(Box::<dyn Error>::from);
@@ -175,13 +201,19 @@ fn probe_source(source: &str) -> PathBuf {
 
 fn probe(source: &str, program: &Path) -> Result<()> {
     let mut compiler = Command::new("aarch64-linux-gnu-gcc");
-    compiler.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o"]).arg(program).arg(probe_source(source));
+    compiler
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o"])
+        .arg(program)
+        .arg(probe_source(source));
     run(&mut compiler)?;
     fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
 }
