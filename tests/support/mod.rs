@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 pub mod gic;
 pub mod session;
+pub mod share;
+pub mod system;
 
 /// The command under test with `arguments`, without a terminal, its bundle cache at a place that does not exist.
 pub fn minivmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {

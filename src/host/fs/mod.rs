@@ -26,6 +26,7 @@ mod ownership;
 mod passthrough;
 pub mod share;
 mod stat;
+mod watch;
 mod xattr;
 
 pub use descriptors::Budget;
