@@ -23,7 +23,7 @@ pub(super) fn open(options: &[ShareOption]) -> Result<Vec<Share>, ShareError> {
             OwnerChoice::Host => Ownership::Host,
             OwnerChoice::Map => Ownership::Map,
         };
-        Share::open(&option.path, ownership, &budget)
+        Share::open(&option.path, ownership, &budget).map(Share::confined)
     };
     options.iter().map(open).collect()
 }

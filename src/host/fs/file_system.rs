@@ -44,13 +44,14 @@ impl Share {
             // Opening a device has effects, opening a FIFO waits; the guest's kernel opens neither here.
             _ => return Err(Errno::EPERM),
         }
+        let thread = self.thread()?;
         let reservation = self.budget.reserve()?;
         if node.held_descriptor().is_some() {
             self.check_name(node)?;
         }
         let descriptor = self.descriptor(node)?;
         if flags.truncate {
-            self.thread()?.keep_setgid(!flags.kill_suidgid)?;
+            thread.keep_setgid(!flags.kill_suidgid)?;
             if flags.kill_suidgid {
                 self.drop_privilege(node, descriptor.as_fd())?;
             }
@@ -75,6 +76,7 @@ impl Share {
     }
 
     fn remove_name(&self, parent: NodeId, name: &CStr, is_directory: bool) -> Result<()> {
+        self.thread()?;
         let parent = self.nodes.get(parent)?;
         let directory = self.descriptor(&parent)?;
         let child = parent.child(name);
@@ -92,6 +94,7 @@ impl Share {
     }
 
     fn move_name(&self, from: (&Arc<Node>, &CStr), to: (&Arc<Node>, &CStr), how: RenameMode) -> Result<()> {
+        self.thread()?;
         let (from_directory, to_directory) = (self.descriptor(from.0)?, self.descriptor(to.0)?);
         let moved = from.0.child(from.1);
         let target = to.0.child(to.1);
@@ -266,6 +269,7 @@ impl FileSystem for Share {
     }
 
     fn link(&self, node: NodeId, new_parent: NodeId, new_name: Name<'_>) -> Result<Entry> {
+        self.thread()?;
         let (node, new_parent) = (self.nodes.get(node)?, self.nodes.get(new_parent)?);
         if node.file_type == mode::DIRECTORY {
             return Err(Errno::EPERM);
@@ -343,6 +347,7 @@ impl FileSystem for Share {
         if node.file_type != mode::DIRECTORY {
             return Err(Errno::ENOTDIR);
         }
+        self.thread()?;
         let reservation = self.budget.reserve()?;
         let descriptor = self.descriptor(&node)?;
         let fd = system::reopen_directory(descriptor.as_fd())?;
@@ -441,6 +446,7 @@ impl FileSystem for Share {
     }
 
     fn removexattr(&self, node: NodeId, name: &CStr) -> Result<()> {
+        self.thread()?;
         let node = self.nodes.get(node)?;
         let host = self.names().to_host(name)?;
         let descriptor = self.descriptor(&node)?;

@@ -27,6 +27,7 @@ mod ownership;
 mod passthrough;
 pub mod share;
 mod stat;
+mod watch;
 mod xattr;
 
 pub use coherence::{AgentDoor, AgentProcess, Corrector, ShareWatch};

@@ -259,14 +259,6 @@ impl Nodes {
         self.id_shard(id).read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().ok_or(Errno::ESTALE)
     }
 
-    /// The node that is this file, with no lookup of it.
-    pub fn find(&self, identity: &Identity) -> Option<Arc<Node>> {
-        if *identity == self.root.identity {
-            return Some(self.root.clone());
-        }
-        self.identity_shard(identity).get(identity).cloned()
-    }
-
     /// The node that is this file, and one lookup of it; a new one if the guest does not know it yet.
     ///
     /// # Errors

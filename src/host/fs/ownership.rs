@@ -160,3 +160,124 @@ pub fn without_privilege(mode: u32) -> u32 {
     let mode = mode & !mode::SETUID;
     if mode & 0o010 == 0 { mode } else { mode & !mode::SETGID }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::stat::Identity;
+
+    const VIEW: View = View { uid: 501, gid: 20 };
+
+    fn stat(mode: u32, uid: u32, gid: u32) -> Stat {
+        let time = Time { secs: 1, nanos: 2 };
+        Stat {
+            identity: Identity { device: 1, ino: 2, mount: 0, born: None },
+            mode,
+            nlink: 1,
+            uid,
+            gid,
+            rdev: 0,
+            size: 5,
+            blocks: 8,
+            blksize: 4096,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: None,
+        }
+    }
+
+    fn shown(stat: &Stat, record: Option<&Record>) -> (u32, u32, u32) {
+        let attr = VIEW.attr(stat, record, 0);
+        (attr.uid, attr.gid, attr.mode)
+    }
+
+    #[test]
+    fn record_survives_its_encoding() {
+        let record = Record { uid: 1000, gid: u32::MAX, mode: mode::BLOCK | 0o6751, host_mode: 0o600, rdev: 0xfff };
+        assert_eq!(record.encode(), "1000:4294967295:66751:600:fff");
+        assert_eq!(Record::decode(record.encode().as_bytes()), Some(record));
+        let longest = Record { uid: u32::MAX, gid: u32::MAX, mode: 0o177_777, host_mode: 0o777, rdev: u32::MAX };
+        assert!(longest.encode().len() <= RECORD_MAX_BYTES);
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        for text in
+            ["", "1:2", "1:2:100644:644", "1:2:100644:644:0:0", "1:2:644:644:0", "a:2:100644:644:0", "1:2:9:644:0"]
+        {
+            assert_eq!(Record::decode(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(Record::decode(b"\xff:2:100644:644:0"), None);
+        assert_eq!(Record::decode(b"1:2:1100644:644:0"), None);
+    }
+
+    #[test]
+    fn servers_files_are_roots_and_others_nobodys() {
+        assert_eq!(shown(&stat(mode::FILE | 0o644, 501, 20), None), (0, 0, mode::FILE | 0o644));
+        assert_eq!(shown(&stat(mode::FILE | 0o644, 0, 0), None), (NOBODY, NOBODY, mode::FILE | 0o644));
+    }
+
+    #[test]
+    fn setuid_of_the_host_is_not_the_guests() {
+        assert_eq!(shown(&stat(mode::FILE | 0o6755, 501, 20), None).2, mode::FILE | 0o755);
+        assert_eq!(shown(&stat(mode::DIRECTORY | 0o3755, 501, 20), None).2, mode::DIRECTORY | 0o3755);
+    }
+
+    #[test]
+    fn default_view_needs_no_record() {
+        let stat = stat(mode::FILE | 0o644, 501, 20);
+        let attr = VIEW.attr(&stat, None, 0);
+        assert_eq!(VIEW.record(&attr, &stat), None);
+        assert!(VIEW.record(&Attr { uid: 7, ..attr }, &stat).is_some());
+        // 0444 is 0644 on the host, so it has to be recorded.
+        assert!(VIEW.record(&Attr { mode: mode::FILE | 0o444, ..attr }, &stat).is_some());
+    }
+
+    #[test]
+    fn host_keeps_reading_and_writing() {
+        assert_eq!(host_mode(mode::FILE | 0o444), 0o644);
+        assert_eq!(host_mode(mode::FILE), 0o600);
+        assert_eq!(host_mode(mode::FILE | 0o4755), 0o755);
+        assert_eq!(host_mode(mode::DIRECTORY), 0o700);
+        assert_eq!(host_mode(mode::CHARACTER | 0o666), 0o600);
+    }
+
+    #[test]
+    fn placeholder_is_what_its_record_says() {
+        let record = Record { uid: 3, gid: 4, mode: mode::CHARACTER | 0o620, host_mode: 0o600, rdev: 0x103 };
+        let attr = VIEW.attr(&stat(mode::FILE | 0o600, 501, 20), Some(&record), 0);
+        assert_eq!((attr.mode, attr.rdev, attr.size, attr.blocks), (mode::CHARACTER | 0o620, 0x103, 0, 0));
+    }
+
+    #[test]
+    fn record_of_another_type_is_not_this_files() {
+        let record = Record { uid: 3, gid: 4, mode: mode::DIRECTORY | 0o755, host_mode: 0o755, rdev: 0 };
+        assert_eq!(shown(&stat(mode::FILE | 0o644, 501, 20), Some(&record)).0, 0);
+    }
+
+    #[test]
+    fn chmod_of_the_host_counts_if_it_came_later() {
+        let record = Record { uid: 3, gid: 4, mode: mode::FILE | 0o4444, host_mode: 0o644, rdev: 0 };
+        assert_eq!(shown(&stat(mode::FILE | 0o644, 501, 20), Some(&record)).2, mode::FILE | 0o4444);
+        assert_eq!(shown(&stat(mode::FILE | 0o600, 501, 20), Some(&record)).2, mode::FILE | 0o4600);
+    }
+
+    #[test]
+    fn setgid_directory_gives_its_group() {
+        let directory = Attr { mode: mode::DIRECTORY | 0o2775, gid: 50, ..Attr::default() };
+        assert_eq!(inherit(&directory, mode::DIRECTORY | 0o755, 7, true), (mode::DIRECTORY | 0o2755, 50));
+        assert_eq!(inherit(&directory, mode::FILE | 0o2755, 7, true), (mode::FILE | 0o2755, 50));
+        assert_eq!(inherit(&directory, mode::FILE | 0o2755, 7, false), (mode::FILE | 0o755, 50));
+        assert_eq!(inherit(&directory, mode::FILE | 0o2644, 7, false), (mode::FILE | 0o2644, 50));
+        let ordinary = Attr { mode: mode::DIRECTORY | 0o775, ..directory };
+        assert_eq!(inherit(&ordinary, mode::FILE | 0o2755, 7, false), (mode::FILE | 0o2755, 7));
+    }
+
+    #[test]
+    fn write_takes_setuid_and_executable_setgid_away() {
+        assert_eq!(without_privilege(mode::FILE | 0o6755), mode::FILE | 0o755);
+        assert_eq!(without_privilege(mode::FILE | 0o6745), mode::FILE | 0o2745);
+        assert_eq!(without_privilege(mode::DIRECTORY | 0o6755), mode::DIRECTORY | 0o6755);
+    }
+}

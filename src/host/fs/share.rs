@@ -12,7 +12,7 @@ use super::descriptors::{Budget, Kept};
 use super::nodes::Nodes;
 use super::opened::Handles;
 use super::ownership::View;
-use super::passthrough::system::{self, FileHandle, Privilege, Thread};
+use super::passthrough::system::{self, Confinement, FileHandle, Privilege, Thread};
 
 /// Who owns what the guest sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub struct Share {
     pub(super) view: Option<View>,
     /// A descriptor of the share's mount for opening file handles, if the server may.
     pub(super) mount: Option<OwnedFd>,
+    confinement: Option<Confinement>,
 }
 
 impl Share {
@@ -77,7 +78,16 @@ impl Share {
         let mount = handle_mount(root.as_fd());
         let nodes = Nodes::new(&stat);
         let kept = Kept::new(budget.clone(), mount.is_some());
-        let share = Self { nodes, kept, budget: budget.clone(), handles: Handles::default(), privilege, view, mount };
+        let share = Self {
+            nodes,
+            kept,
+            budget: budget.clone(),
+            handles: Handles::default(),
+            privilege,
+            view,
+            mount,
+            confinement: None,
+        };
         let root = super::descriptors::Descriptor::new(root, share.budget.reserve()?);
         share.nodes.root().state().descriptor = Some(Arc::clone(&root));
         Ok(share)
@@ -103,9 +113,24 @@ impl Share {
         (child.lookups() > 0).then_some(child.id)
     }
 
-    /// Prepares the calling thread; first thing of every request that may create or write.
+    /// Confines every thread that serves a request to the share, for good, where the host can: such a thread is to do nothing else.
+    #[must_use]
+    pub fn confined(mut self) -> Self {
+        if !self.privilege.is_root {
+            let root = self.nodes.root().held_descriptor();
+            self.confinement = root.and_then(|root| Confinement::to(root.as_fd()));
+        }
+        if self.confinement.is_some() {
+            // A file opened by its handle may have no path, and Landlock judges by paths.
+            self.mount = None;
+            self.kept = Kept::new(self.budget.clone(), false);
+        }
+        self
+    }
+
+    /// Prepares the calling thread: first thing of every request that opens or changes something.
     pub(super) fn thread(&self) -> Result<Thread, Errno> {
-        Thread::enter(self.privilege)
+        Thread::enter(self.privilege, self.confinement.as_ref())
     }
 }
 

@@ -231,3 +231,8 @@ pub fn unprivileged(test: impl FnOnce() + Send + 'static) {
 pub fn mode_of(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().permissions().mode()
 }
+
+/// Root's creation of something with `mode`.
+pub fn creation(mode: u32) -> Creation {
+    Creation { caller: Caller::default(), mode, umask: 0 }
+}

@@ -12,7 +12,7 @@ use rustix::fs::Mode;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-use super::{Errno, call};
+use super::{Confinement, Errno, call};
 
 /// What a server needs to act as others.
 const ROOTS: CapabilitySet = CapabilitySet::CHOWN
@@ -50,17 +50,24 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Prepares the calling thread, if that has not been done: up to three calls, once.
+    /// Prepares the calling thread, and confines it, if that has not been done: a few calls, once.
     ///
     /// # Errors
     /// The host's.
-    pub fn enter(privilege: Privilege) -> Result<Self, Errno> {
+    pub fn enter(privilege: Privilege, confinement: Option<&Confinement>) -> Result<Self, Errno> {
         if !IS_PREPARED.get() {
             // SAFETY: the thread's working directory and umask become its own; nothing here relies on sharing them. Descriptors stay shared.
             call(|| unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) })?;
             rustix::process::umask(Mode::empty());
             if privilege.is_root {
                 call(|| rustix::thread::set_thread_groups(&[]))?;
+                // Inherited from the thread that started this one, which may be one of a share.
+                let sets = call(|| rustix::thread::capabilities(None))?;
+                HAS_FSETID.set(sets.effective.contains(CapabilitySet::FSETID));
+            }
+            if let Some(Err(error)) = confinement.map(Confinement::enter) {
+                // It inherits what the thread that started it is confined to, and there may be sixteen layers of that at most.
+                tracing::debug!("a thread of a shared directory is not confined again: {error}");
             }
             IS_PREPARED.set(true);
         }

@@ -24,9 +24,11 @@ use super::calls;
 use crate::host::fs::ownership::View;
 use crate::host::fs::stat::{Identity, Stat, decode_device, encode_device};
 
+mod confinement;
 mod credentials;
 mod handles;
 mod watch;
+pub use confinement::Confinement;
 pub use credentials::{Privilege, Thread};
 pub use handles::FileHandle;
 pub use watch::Watcher;
