@@ -18,9 +18,12 @@ use crate::host::console::Wakeup;
 pub const WINDOW: usize = 32;
 const _: () = assert!(WINDOW * (COMMAND_BYTES + 2 * MAX_NAME_BYTES) < 32 << 10);
 
+/// Where an agent's connection is put, and who is to be woken then.
+type Entrance = (Sender<UnixStream>, Wakeup);
+
 /// Where an agent comes in. Clones lead to the same place, which is that of the machine's present devices.
 #[derive(Clone, Debug, Default)]
-pub struct AgentDoor(Arc<Mutex<Option<(Sender<UnixStream>, Wakeup)>>>);
+pub struct AgentDoor(Arc<Mutex<Option<Entrance>>>);
 
 impl AgentDoor {
     /// From now on agents go to who receives from `streams` and is woken by `bell`.

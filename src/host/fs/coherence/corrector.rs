@@ -260,10 +260,13 @@ impl Work {
     }
 
     fn send(&mut self) {
-        // A round each, so that a busy share does not keep the others waiting.
-        while self.on_the_way.len() < WINDOW
-            && (0..self.shares.len()).fold(false, |any, index| self.send_of(index) || any)
-        {}
+        loop {
+            // A round each, so that a busy share does not keep the others waiting.
+            let sent = (0..self.shares.len()).filter(|index| self.send_of(*index)).count();
+            if sent == 0 {
+                return;
+            }
+        }
     }
 
     /// Sends the next order of a share, if there is one and room for it.
