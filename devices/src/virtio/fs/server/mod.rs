@@ -48,6 +48,9 @@ pub struct ServerOptions {
     pub cache: CacheMode,
 }
 
+/// The most that a COPY_FILE_RANGE copies, whose reply has 32 bits: whole pages of every guest.
+const MAX_NARROW_COPY_BYTES: u64 = (1 << 32) - (1 << 16);
+
 /// Bit of [`Server::session`] that no flag has: INIT was answered.
 const ESTABLISHED: u64 = 1 << 63;
 
@@ -85,7 +88,7 @@ pub struct Scratch {
 fn recycle<'a>(mut slices: Vec<VolatileSlice<'_>>) -> Vec<VolatileSlice<'a>> {
     slices.clear();
     // Of an empty vector, collect changes the type and keeps the allocation.
-    slices.into_iter().filter_map(|_| None).collect()
+    slices.into_iter().map_while(|_| None).collect()
 }
 
 /// Where the reply to a request goes.
@@ -617,8 +620,7 @@ impl Act<'_> {
     }
 
     fn copy(&mut self, from: CopyPlace, to: CopyPlace, len: u64, wide: bool) -> Result<(), Errno> {
-        // Without COPY_FILE_RANGE_64 the reply has 32 bits.
-        let len = if wide { len } else { len.min(u64::from(u32::MAX & !0xfff)) };
+        let len = if wide { len } else { len.min(MAX_NARROW_COPY_BYTES) };
         let copied = self.server.file_system.copy_file_range(from, to, len)?;
         if wide {
             return self.put(&CopyFileRangeOut { bytes_copied: copied.into() });
