@@ -126,7 +126,8 @@ impl GuestFiles {
     /// As [`Self::call`], and if the reply has another length.
     pub fn get<T: FromBytes>(&mut self, number: u32, node: u64, arguments: &[&[u8]]) -> Result<T, Errno> {
         let bytes = self.call(number, node, arguments, size_of::<T>())?;
-        Ok(T::read_from_bytes(&bytes).unwrap_or_else(|_| panic!("a reply of {} bytes", bytes.len())))
+        assert_eq!(bytes.len(), size_of::<T>(), "length of the reply");
+        Ok(T::read_from_bytes(&bytes).unwrap_or_else(|_| unreachable!("of the right length")))
     }
 
     /// Makes a request that has no reply, on the hiprio queue, and waits until it was taken.

@@ -49,6 +49,9 @@ pub struct ServerOptions {
     pub cache: CacheMode,
 }
 
+/// The most that a COPY_FILE_RANGE copies, whose reply has 32 bits: whole pages of every guest.
+const MAX_NARROW_COPY_BYTES: u64 = (1 << 32) - (1 << 16);
+
 /// Bit of [`Server::session`] that no flag has: INIT was answered.
 const ESTABLISHED: u64 = 1 << 63;
 
@@ -717,8 +720,7 @@ impl Act<'_> {
     }
 
     fn copy(&mut self, from: CopyPlace, to: CopyPlace, len: u64, wide: bool) -> Result<(), Errno> {
-        // Without COPY_FILE_RANGE_64 the reply has 32 bits.
-        let len = if wide { len } else { len.min(u64::from(!0xfff_u32)) };
+        let len = if wide { len } else { len.min(MAX_NARROW_COPY_BYTES) };
         let copied = self.server.file_system.copy_file_range(from, to, len)?;
         if wide {
             return self.put(&CopyFileRangeOut { bytes_copied: copied.into() });

@@ -831,3 +831,11 @@ fn name_that_is_spelled_otherwise_is_not_remembered() {
     assert_eq!((entry(true).entry_valid.get(), entry(false).entry_valid.get()), (1, 0));
     assert_eq!(entry(false).attr_valid.get(), 1);
 }
+
+#[test]
+fn recycled_slices_keep_their_memory() {
+    let slices: Vec<VolatileSlice<'static>> = Vec::with_capacity(300);
+    let place = slices.as_ptr().addr();
+    let other: Vec<VolatileSlice<'_>> = recycle(slices);
+    assert_eq!((other.capacity(), other.as_ptr().addr()), (300, place));
+}
