@@ -16,10 +16,12 @@
 
 mod attributes;
 mod creation;
+pub mod darwin;
 pub mod descriptors;
 mod file_system;
 mod listing;
 mod locate;
+pub mod names;
 mod nodes;
 mod opened;
 mod ownership;
