@@ -98,7 +98,13 @@ impl Listing {
                 return;
             }
         }
-        *self = Self { offset, host: offset, is_placed: false, takes_whole: self.takes_whole, ..Self::new(self.has_placeholders) };
+        *self = Self {
+            offset,
+            host: offset,
+            is_placed: false,
+            takes_whole: self.takes_whole,
+            ..Self::new(self.has_placeholders)
+        };
     }
 
     /// The next entry, not taken yet; `None` at the end. One call of the host if nothing is left over, two at another place.

@@ -27,7 +27,7 @@ mod opened;
 mod ownership;
 mod passthrough;
 pub mod share;
-mod stat;
+pub mod stat;
 mod watch;
 mod xattr;
 

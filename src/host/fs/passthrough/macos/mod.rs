@@ -8,7 +8,7 @@
 //! ordinary user: ownership is always laid over the host's. Nothing here has run on a Mac: facts that only a Mac can confirm are marked.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use minivmm_devices::virtio::fs::attr::{SetTime, StatFs, mode};
@@ -169,11 +169,7 @@ fn describe<T>(
     packed::parse(entry).map(|packed| take(&packed)).ok_or(Errno::EIO)
 }
 
-fn describe_at<T>(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    take: impl FnOnce(&Packed<'_>) -> T,
-) -> Result<T, Errno> {
+fn describe_at<T>(directory: BorrowedFd<'_>, name: &CStr, take: impl FnOnce(&Packed<'_>) -> T) -> Result<T, Errno> {
     let fd = directory.as_raw_fd();
     describe(
         // SAFETY: the descriptor is open while borrowed, the name is a C string, list and buffer are valid and as long as said.
@@ -262,7 +258,7 @@ fn by_number(stat: &Stat) -> CString {
 /// Opens the file of `fd` by a path that leads to it now, and makes sure that it is that one: by its number, or by its path on a
 /// volume that has no numbers. Up to four calls.
 fn open_again(fd: BorrowedFd<'_>, stat: &Stat, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let opened = call(|| rustix::fs::open(&by_number(stat), flags, Mode::empty())).or_else(|error| match error {
+    let opened = call(|| rustix::fs::open(by_number(stat), flags, Mode::empty())).or_else(|error| match error {
         Errno::ENOENT | Errno::EOPNOTSUPP => {
             let path = call(|| rustix::fs::getpath(fd))?;
             call(|| rustix::fs::open(&path, flags, Mode::empty()))
@@ -378,7 +374,7 @@ pub fn readlink(fd: BorrowedFd<'_>, target: &mut Vec<u8>) -> Result<(), Errno> {
 /// The host's.
 pub fn hard_link(fd: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     let stat = stat(fd)?;
-    let linked = call(|| rustix::fs::linkat(CWD, &by_number(&stat), directory, name, AtFlags::empty()));
+    let linked = call(|| rustix::fs::linkat(CWD, by_number(&stat), directory, name, AtFlags::empty()));
     linked.or_else(|error| match error {
         Errno::ENOENT | Errno::EOPNOTSUPP => {
             let path = call(|| rustix::fs::getpath(fd))?;
@@ -425,9 +421,8 @@ pub fn rename(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), mode: 
     };
     calls::count();
     // SAFETY: both descriptors are open while borrowed, both names are C strings.
-    let result = unsafe {
-        libc::renameatx_np(from.0.as_raw_fd(), from.1.as_ptr(), to.0.as_raw_fd(), to.1.as_ptr(), flags)
-    };
+    let result =
+        unsafe { libc::renameatx_np(from.0.as_raw_fd(), from.1.as_ptr(), to.0.as_raw_fd(), to.1.as_ptr(), flags) };
     checked(result).map(drop)
 }
 
@@ -606,7 +601,15 @@ pub fn set_xattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8], how: SetXattr) -
 /// # Errors
 /// The host's.
 pub fn xattr(fd: BorrowedFd<'_>, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
-    call(|| if value.is_empty() { rustix::fs::fgetxattr_query(fd, name) } else { rustix::fs::fgetxattr(fd, name, value) })
+    call(
+        || {
+            if value.is_empty() {
+                rustix::fs::fgetxattr_query(fd, name)
+            } else {
+                rustix::fs::fgetxattr(fd, name, value)
+            }
+        },
+    )
 }
 
 /// As [`xattr`], of `file` in `directory`. Two calls and a close.
