@@ -30,7 +30,7 @@ use super::spec::MachineSpec;
 use super::{BootEvents, ConsoleLink};
 use crate::config::ShareOption;
 use crate::host::disk::{DiskError, RawDisk};
-use crate::host::fs::{Share, ShareError};
+use crate::host::fs::{Corrector, ShareError};
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
 use crate::layout;
@@ -47,6 +47,9 @@ pub enum BuildError {
     /// A shared directory.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// Changes of shared directories cannot be watched.
+    #[error("cannot watch shared directories")]
+    Watch(#[source] std::io::Error),
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -77,6 +80,8 @@ pub struct Board {
     disks: Vec<Arc<BlkCounters>>,
     /// By the device's name.
     shares: Vec<(String, Arc<FsCounters>)>,
+    /// Runs as long as the shares are served.
+    _coherence: Option<Corrector>,
     vsock: Option<Arc<VsockCounters>>,
     vm: Arc<dyn Vm>,
 }
@@ -122,6 +127,8 @@ impl Board {
         for (disk, option) in disks.into_iter().zip(&spec.disks) {
             disk_counters.push(parts.add_disk(disk, option.serial.as_deref().unwrap_or_default(), queue_count)?);
         }
+        let (shares, coherence) =
+            shares::watch(shares, &spec.shares, vsock.map(VsockLink::agent_door)).map_err(BuildError::Watch)?;
         let shares = shares.into_iter().zip(&spec.shares);
         let shares =
             shares.map(|(share, option)| parts.add_share(share, option, queue_count)).collect::<Result<_, _>>()?;
@@ -141,7 +148,7 @@ impl Board {
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
         let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
-        Ok(Self { vcpus, io, gpio, virtio, console, disks, shares, vsock, vm })
+        Ok(Self { vcpus, io, gpio, virtio, console, disks, shares, vsock, _coherence: coherence, vm })
     }
 
     /// Presses or releases the power key.
@@ -320,7 +327,7 @@ impl Parts {
 
     fn add_share(
         &mut self,
-        share: Share,
+        share: shares::Watched,
         option: &ShareOption,
         queue_count: u16,
     ) -> Result<(String, Arc<FsCounters>), BuildError> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use minivmm_devices::virtio::fs::Tag;
+use minivmm_devices::virtio::fs::server::CacheMode;
 use minivmm_devices::virtio::spec::vsock::{CID_FIRST_GUEST, CID_LAST_GUEST};
 use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
 use minivmm_firmware::guest;
@@ -173,7 +174,9 @@ const DEFAULT_VSOCK_CID: u32 = CID_FIRST_GUEST;
 fn vsock_options(config: &Config) -> Result<Option<VsockOptions>, SpecError> {
     let routes = |list: &[VsockPath]| list.iter().map(|route| (route.port, route.path.clone())).collect::<Vec<_>>();
     let (connect, listen) = (routes(&config.vsock), routes(&config.vsock_listen));
-    let is_wanted = !connect.is_empty() || !listen.is_empty() || config.vsock_socket.is_some();
+    // The agent in the guest, which brings it what the host changes, comes that way.
+    let is_shared = config.share.iter().any(|share| share.cache == CacheMode::Auto);
+    let is_wanted = is_shared || !connect.is_empty() || !listen.is_empty() || config.vsock_socket.is_some();
     if !is_wanted && config.vsock_cid.is_none() {
         return Ok(None);
     }
@@ -295,7 +298,7 @@ mod tests {
         assert_eq!(spec(&config).unwrap().shares.len(), 2);
         let shares = (0..10).map(|index| share(&format!("/a:{index}"))).collect();
         let config = Config { disk: vec!["d".parse().unwrap(); 53], share: shares, ..Config::default() };
-        let message = "cannot have 10 shares: a machine has at most 9, with 55 other devices";
+        let message = "cannot have 10 shares: a machine has at most 8, with 56 other devices";
         assert_eq!(spec(&config).unwrap_err().to_string(), message);
     }
 

@@ -126,7 +126,8 @@ impl GuestFiles {
     /// As [`Self::call`], and if the reply has another length.
     pub fn get<T: FromBytes>(&mut self, number: u32, node: u64, arguments: &[&[u8]]) -> Result<T, Errno> {
         let bytes = self.call(number, node, arguments, size_of::<T>())?;
-        Ok(T::read_from_bytes(&bytes).ok().expect("a reply of the right length"))
+        assert_eq!(bytes.len(), size_of::<T>(), "length of the reply");
+        Ok(T::read_from_bytes(&bytes).unwrap_or_else(|_| unreachable!("of the right length")))
     }
 
     /// Makes a request that has no reply, on the hiprio queue, and waits until it was taken.
@@ -135,7 +136,8 @@ impl GuestFiles {
         let header = self.header(number, node, arguments.len());
         let buffers = self.place(&header, &arguments, 0);
         self.sent[0] = self.sent[0].wrapping_add(1);
-        self.driver.send(HIPRIO_QUEUE, &buffers[..1]);
+        let readable = buffers.iter().filter(|buffer| matches!(buffer, Buffer::Read(..))).count();
+        self.driver.send(HIPRIO_QUEUE, &buffers[..readable]);
         assert!(self.driver.wait_used(HIPRIO_QUEUE, self.sent[0]), "the device broke: {header:?}");
         let (_, used) = Layout::of(HIPRIO_QUEUE).used_element(&self.driver.memory, self.sent[0].wrapping_sub(1));
         assert_eq!(used, 0, "a reply to {header:?}");

@@ -13,13 +13,15 @@ use super::download::{self, DownloadError, Progress};
 use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
 use super::modules::{ModuleError, Modules};
 use super::repository::{Package, Repository, RepositoryError};
+use crate::agent::PROGRAM;
 
 const BUSYBOX: &str = "busybox-static";
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 8] = [
+const GUEST_FILES: [(&str, u32, &str); 9] = [
     ("init", 0o755, include_str!("../../guest/init")),
     ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
     ("lib/minivmm/session", 0o755, include_str!("../../guest/session")),
+    ("lib/minivmm/shares", 0o755, include_str!("../../guest/shares")),
     ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
     ("etc/inittab", 0o644, include_str!("../../guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../guest/profile")),
@@ -33,7 +35,7 @@ pub fn recipe() -> String {
     let parts = GUEST_FILES.iter().flat_map(|(path, permissions, content)| {
         [path.as_bytes().to_vec(), permissions.to_le_bytes().to_vec(), content.as_bytes().to_vec()]
     });
-    download::sha256(&parts.flatten().collect::<Vec<u8>>())
+    download::sha256(&parts.flatten().chain(PROGRAM.iter().copied()).collect::<Vec<u8>>())
 }
 
 /// Depth of metapackage, image package, and the packages that newer images are split into.
@@ -276,6 +278,7 @@ fn initramfs(kernel_version: &str, busybox: Vec<u8>, modules: &Modules) -> Resul
     for (path, permissions, content) in GUEST_FILES {
         archive.file(path, permissions, content.as_bytes().to_vec());
     }
+    archive.file("lib/minivmm/agent", 0o755, PROGRAM.to_vec());
     add_modules(&mut archive, kernel_version, modules).map_err(ShellError::Modules)?;
     archive.to_bytes().ok_or(ShellError::TooLarge)
 }

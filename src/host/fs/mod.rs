@@ -15,6 +15,7 @@
 //! [`FileSystem`]: minivmm_devices::virtio::fs::file_system::FileSystem
 
 mod attributes;
+pub mod coherence;
 mod creation;
 pub mod darwin;
 pub mod descriptors;
@@ -31,6 +32,7 @@ pub mod stat;
 mod watch;
 mod xattr;
 
+pub use coherence::{AgentDoor, AgentProcess, Corrector, ShareWatch};
 pub use descriptors::Budget;
 pub use share::{Ownership, Share, ShareError};
 

@@ -239,6 +239,16 @@ impl Coherence for Watcher {
         self.log.lock().unwrap().push(format!("forgotten {node}"));
     }
 
+    fn changing_name(&self, _: NodeId, _: Name<'_>) {}
+
+    fn changed_content(&self, _: NodeId) {}
+
+    fn reset(&self) {}
+
+    fn hides(&self, _: NodeId, name: Name<'_>) -> bool {
+        name.as_bytes() == b"hidden"
+    }
+
     fn is_agent(&self, pid: u32) -> bool {
         pid == 7
     }
@@ -820,4 +830,12 @@ fn name_that_is_spelled_otherwise_is_not_remembered() {
     let entry = |is_cacheable| server.entry_out(NodeId::ROOT, false, &Entry { node: NodeId(2), attr, is_cacheable });
     assert_eq!((entry(true).entry_valid.get(), entry(false).entry_valid.get()), (1, 0));
     assert_eq!(entry(false).attr_valid.get(), 1);
+}
+
+#[test]
+fn recycled_slices_keep_their_memory() {
+    let slices: Vec<VolatileSlice<'static>> = Vec::with_capacity(300);
+    let place = slices.as_ptr().addr();
+    let other: Vec<VolatileSlice<'_>> = recycle(slices);
+    assert_eq!((other.capacity(), other.as_ptr().addr()), (300, place));
 }

@@ -28,9 +28,11 @@ use crate::host::fs::stat::{Identity, Stat, decode_device, encode_device};
 mod confinement;
 mod credentials;
 mod handles;
+mod watch;
 pub use confinement::Confinement;
 pub use credentials::{Privilege, Thread};
 pub use handles::FileHandle;
+pub use watch::Watcher;
 
 /// What every lookup by name has.
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
