@@ -19,6 +19,7 @@ const DEFAULT_BUNDLE: &str = "shell";
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a bundle from Debian packages, replacing one that is there
+    #[command(alias = "build")]
     Fetch {
         #[command(flatten)]
         which: Which,
@@ -36,7 +37,7 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// Name of the bundle, such as shell, shell-forky or shell-16k
+    /// Name of the bundle, such as shell, shell-forky, shell-16k or docker
     #[arg(default_value = DEFAULT_BUNDLE)]
     name: String,
     /// Debian release [default: trixie]
@@ -45,6 +46,9 @@ pub struct Which {
     /// Debian kernel: cloud, full or 16k [default: cloud]
     #[arg(long)]
     flavour: Option<Flavour>,
+    /// Architecture of the guest
+    #[arg(long, value_parser = ["arm64"], default_value = "arm64")]
+    arch: String,
 }
 
 /// Why there is no bundle.

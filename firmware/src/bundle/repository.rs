@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::deb::{self, DebError};
 use super::download::{Client, DownloadError, Progress, Wanted};
+use super::resolve::resolve;
 use super::signature::{Keyring, SignatureError};
 
 const ARCHITECTURE: &str = "arm64";
@@ -73,8 +74,10 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Names of the packages that it depends on, alternatives included.
-    pub depends: Vec<String>,
+    /// What it needs to work (`Pre-Depends` and `Depends`): one name out of each list.
+    pub depends: Vec<Vec<String>>,
+    /// Names that it answers to beside its own.
+    pub provides: Vec<String>,
     /// Path of the .deb below the mirror.
     pub filename: String,
     /// Size and hash of the .deb.
@@ -175,6 +178,16 @@ impl<'a> Repository<'a> {
         stanza.and_then(package).ok_or_else(missing)
     }
 
+    /// The packages `names` and all that they need, as [`resolve`](super::resolve::resolve) says.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoPackage`]
+    pub fn closure(&self, names: &[&str], without: &[&str]) -> Result<Vec<Package>, RepositoryError> {
+        let all: Vec<Package> = self.packages.split("\n\n").filter_map(package).collect();
+        resolve(&all, names, without)
+            .map_err(|name| RepositoryError::NoPackage { release: self.release.clone(), name })
+    }
+
     /// Downloads `package` into `directory` and returns its file.
     ///
     /// # Errors
@@ -213,16 +226,25 @@ fn hash(text: &str) -> Option<String> {
     valid.then(|| text.to_ascii_lowercase())
 }
 
-fn package(stanza: &str) -> Option<Package> {
-    let names = |list: &str| -> Vec<String> {
-        let alternatives = list.split([',', '|']);
-        alternatives.filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
-    };
+/// The entry of one package; `None` where it lacks a field.
+pub(crate) fn package(stanza: &str) -> Option<Package> {
+    let stanza = stanza.trim_start();
+    let depends = ["Pre-Depends", "Depends"].into_iter().filter_map(|name| field(stanza, name)).flat_map(relations);
     Some(Package {
         name: field(stanza, "Package")?.to_owned(),
         version: field(stanza, "Version")?.to_owned(),
-        depends: field(stanza, "Depends").map(names).unwrap_or_default(),
+        depends: depends.collect(),
+        provides: field(stanza, "Provides").map(relations).unwrap_or_default().into_iter().flatten().collect(),
         filename: field(stanza, "Filename")?.to_owned(),
         wanted: Wanted { sha256: hash(field(stanza, "SHA256")?)?, size: field(stanza, "Size")?.parse().ok()? },
     })
+}
+
+/// `a (>= 1), b:any | c` is `[[a], [b, c]]`: a release is consistent in itself, so versions need no look.
+fn relations(list: &str) -> Vec<Vec<String>> {
+    let name = |one: &str| {
+        let name = one.split_whitespace().next()?;
+        Some(name.split(['(', ':']).next()?.to_owned())
+    };
+    list.split(',').map(|one| one.split('|').filter_map(name).collect::<Vec<_>>()).filter(|l| !l.is_empty()).collect()
 }
