@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod docker;
 pub mod event;
 pub mod host;
 pub mod hypervisor;

@@ -49,7 +49,9 @@ pub mod docker {
 
         #[test]
         fn scripts_report_in_the_same_words() {
-            assert!(REPORTS.contains(&format!("echo \"{REPORT}$1")) && REPORTS.contains(&format!("report \"{FAILED} ")));
+            assert!(
+                REPORTS.contains(&format!("echo \"{REPORT}$1")) && REPORTS.contains(&format!("report \"{FAILED} "))
+            );
             let status = format!("printf '{}%d{}'", EXIT_STATUS[0], EXIT_STATUS[1].replace('\\', "\\\\"));
             assert!(AGENT.contains(&status.replace('\x1b', "\\033")), "{status:?}");
         }

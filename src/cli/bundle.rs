@@ -106,23 +106,31 @@ pub fn run(command: &Command) -> Result<(), BundleCommandError> {
     Ok(())
 }
 
-/// The files of the bundle `name`, which is made if it is not there.
+/// What `boot` takes of the bundle `name`, which is made if it is not there.
 ///
 /// # Errors
 /// As [`BundleCommandError`] says.
 pub fn boot_files(name: Option<&str>, mirror: Option<&str>, quiet: bool) -> Result<BootFiles, BundleCommandError> {
-    let store = BundleStore::of_user()?;
-    let spec = BundleSpec::from_id(name.unwrap_or(DEFAULT_BUNDLE))?;
-    let bundle = match store.find(&spec.id()) {
-        Err(BundleError::Absent { .. }) => fetch(&store, &spec, mirror, quiet)?,
-        Ok(old) if !old.is_current() => fetch(&store, &spec, mirror, quiet).or_else(|error| {
-            tracing::warn!("bundle {} was made by another version of minivmm and cannot be made anew: {error}", old.id);
-            Ok::<_, BundleCommandError>(old)
-        })?,
-        found => found?,
-    };
+    let bundle = ready(name, mirror, quiet)?;
     let (kernel, initrds) = (bundle.kernel(), vec![bundle.initramfs()]);
     Ok(BootFiles { kernel, initrds, cmdline: String::new(), is_bundle: true })
+}
+
+/// The bundle `name`, which is made if it is not there, and made anew if another version of minivmm made it.
+///
+/// # Errors
+/// As [`BundleCommandError`] says.
+pub fn ready(name: Option<&str>, mirror: Option<&str>, quiet: bool) -> Result<Bundle, BundleCommandError> {
+    let store = BundleStore::of_user()?;
+    let spec = BundleSpec::from_id(name.unwrap_or(DEFAULT_BUNDLE))?;
+    match store.find(&spec.id()) {
+        Err(BundleError::Absent { .. }) => fetch(&store, &spec, mirror, quiet),
+        Ok(old) if !old.is_current() => fetch(&store, &spec, mirror, quiet).or_else(|error| {
+            tracing::warn!("bundle {} was made by another version of minivmm and cannot be made anew: {error}", old.id);
+            Ok(old)
+        }),
+        found => Ok(found?),
+    }
 }
 
 fn fetch(

@@ -97,11 +97,7 @@ pub fn read_entries(
     Err(DebError::NoData)
 }
 
-fn read_tar(
-    reader: impl Read,
-    wanted: &impl Fn(&str) -> bool,
-    visit: &mut impl FnMut(Entry),
-) -> Result<(), DebError> {
+fn read_tar(reader: impl Read, wanted: &impl Fn(&str) -> bool, visit: &mut impl FnMut(Entry)) -> Result<(), DebError> {
     let mut tar = tar::Archive::new(reader);
     for entry in tar.entries().map_err(DebError::Damaged)? {
         let mut entry = entry.map_err(DebError::Damaged)?;

@@ -23,7 +23,8 @@ use super::shell::{Flavour, ShellError, Unpacked, hash_of, kernel_packages};
 pub const ROOT: &str = "root.squashfs";
 
 /// What the root is made of, and all that these depend on.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
+    "base-files",
     "docker.io",
     "containerd",
     "runc",
@@ -36,9 +37,17 @@ const PACKAGES: [&str; 10] = [
     "socat",
 ];
 const BUSYBOX: &str = "busybox-static";
-/// Used by maintainer scripts, or by services of an init that is not here.
-const WITHOUT: [&str; 7] =
-    ["adduser", "debconf", "init-system-helpers", "sysvinit-utils", "openssl", "openssl-provider-legacy", "logsave"];
+/// Used by maintainer scripts, or by services of an init that is not here; or something that busybox has.
+const WITHOUT: [&str; 8] = [
+    "adduser",
+    "awk",
+    "debconf",
+    "init-system-helpers",
+    "sysvinit-utils",
+    "openssl",
+    "openssl-provider-legacy",
+    "logsave",
+];
 
 /// Not for a machine that nobody reads manuals on.
 const LEFT_OUT: [&str; 12] = [
@@ -150,13 +159,106 @@ const CERTIFICATE_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// Commands for our scripts and for a person in the shell, where no package has them.
 const APPLETS: [&str; 100] = [
-    "addgroup", "ash", "awk", "base64", "basename", "blkid", "blockdev", "cat", "chmod", "chown", "chroot", "clear", "cmp", "cp", "cut",
-    "date", "dd", "df", "diff", "dirname", "dmesg", "du", "echo", "egrep", "env", "expr", "false", "fgrep", "find", "free", "fstrim",
-    "fuser", "getopt", "grep", "gunzip", "gzip", "halt", "head", "hexdump", "hostname", "hwclock", "id", "ifconfig", "insmod", "ip",
-    "kill", "killall", "less", "ln", "logger", "ls", "lsmod", "md5sum", "mkdir", "mkfifo", "mknod", "mktemp", "more", "mount",
-    "mountpoint", "mv", "nc", "netstat", "nproc", "nslookup", "od", "pgrep", "ping", "pkill", "poweroff", "ps", "pwd", "readlink",
-    "reboot", "rm", "rmdir", "rmmod", "sed", "seq", "setsid", "sh", "sha256sum", "sleep", "sort", "stat", "stty", "sync", "sysctl",
-    "tail", "tar", "tee", "test", "top", "touch", "tr", "true", "udhcpc", "umount", "uname", "uniq",
+    "addgroup",
+    "ash",
+    "awk",
+    "base64",
+    "basename",
+    "blkid",
+    "blockdev",
+    "cat",
+    "chmod",
+    "chown",
+    "chroot",
+    "clear",
+    "cmp",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "df",
+    "diff",
+    "dirname",
+    "dmesg",
+    "du",
+    "echo",
+    "egrep",
+    "env",
+    "expr",
+    "false",
+    "fgrep",
+    "find",
+    "free",
+    "fstrim",
+    "fuser",
+    "getopt",
+    "grep",
+    "gunzip",
+    "gzip",
+    "halt",
+    "head",
+    "hexdump",
+    "hostname",
+    "hwclock",
+    "id",
+    "ifconfig",
+    "insmod",
+    "ip",
+    "kill",
+    "killall",
+    "less",
+    "ln",
+    "logger",
+    "ls",
+    "lsmod",
+    "md5sum",
+    "mkdir",
+    "mkfifo",
+    "mknod",
+    "mktemp",
+    "more",
+    "mount",
+    "mountpoint",
+    "mv",
+    "nc",
+    "netstat",
+    "nproc",
+    "nslookup",
+    "od",
+    "pgrep",
+    "ping",
+    "pkill",
+    "poweroff",
+    "ps",
+    "pwd",
+    "readlink",
+    "reboot",
+    "rm",
+    "rmdir",
+    "rmmod",
+    "sed",
+    "seq",
+    "setsid",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "stty",
+    "sync",
+    "sysctl",
+    "tail",
+    "tar",
+    "tee",
+    "test",
+    "top",
+    "touch",
+    "tr",
+    "true",
+    "udhcpc",
+    "umount",
+    "uname",
+    "uniq",
 ];
 const MORE_APPLETS: [&str; 11] =
     ["uptime", "usleep", "vi", "wc", "wget", "which", "xargs", "xxd", "yes", "timeout", "traceroute"];
@@ -231,11 +333,8 @@ pub fn make(
         files: vec![FileEntry::of("kernel", &kernel), FileEntry::of("initramfs", &initramfs), root_entry],
         sources: sources.into_iter().map(SourceEntry::from).collect(),
     };
-    let files = vec![
-        ("kernel", Content::Bytes(kernel)),
-        ("initramfs", Content::Bytes(initramfs)),
-        (ROOT, Content::File(root)),
-    ];
+    let files =
+        vec![("kernel", Content::Bytes(kernel)), ("initramfs", Content::Bytes(initramfs)), (ROOT, Content::File(root))];
     Ok(Made { manifest, files })
 }
 

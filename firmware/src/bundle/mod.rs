@@ -28,10 +28,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use download::{Client, DownloadError, Progress};
+use made::{Content, Made};
 use manifest::{Manifest, ManifestError};
 use mirror::Mirrors;
 use repository::{Access, Repository, RepositoryError};
-use made::{Content, Made};
 use shell::{Flavour, ShellError};
 use signature::Keyring;
 
@@ -412,7 +412,8 @@ impl BundleStore {
         remove(&old)?;
         create(&new)?;
         let manifest = Content::Bytes(made.manifest.to_toml().into_bytes());
-        for (name, content) in made.files.iter().map(|(name, content)| (*name, content)).chain([(MANIFEST, &manifest)]) {
+        for (name, content) in made.files.iter().map(|(name, content)| (*name, content)).chain([(MANIFEST, &manifest)])
+        {
             let path = new.join(name);
             content.place(&path).map_err(|source| BundleError::Cache { path, source })?;
         }

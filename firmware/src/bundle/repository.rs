@@ -184,8 +184,7 @@ impl<'a> Repository<'a> {
     /// [`RepositoryError::NoPackage`]
     pub fn closure(&self, names: &[&str], without: &[&str]) -> Result<Vec<Package>, RepositoryError> {
         let all: Vec<Package> = self.packages.split("\n\n").filter_map(package).collect();
-        resolve(&all, names, without)
-            .map_err(|name| RepositoryError::NoPackage { release: self.release.clone(), name })
+        resolve(&all, names, without).map_err(|name| RepositoryError::NoPackage { release: self.release.clone(), name })
     }
 
     /// Downloads `package` into `directory` and returns its file.

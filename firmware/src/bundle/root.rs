@@ -233,7 +233,9 @@ mod tests {
     fn directory_and_file_at_one_path_are_told() {
         let mut tree = Tree::new();
         tree.add(file("etc/x", "")).unwrap();
-        assert!(matches!(tree.add(entry("etc/x", Content::Directory)), Err(RootError::Conflict { path }) if path == "etc/x"));
+        assert!(
+            matches!(tree.add(entry("etc/x", Content::Directory)), Err(RootError::Conflict { path }) if path == "etc/x")
+        );
         assert!(matches!(tree.add(file("etc", "")), Err(RootError::Conflict { .. })));
     }
 

@@ -29,8 +29,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::dialer::{Dialer, Routes, Seldom};
 use self::handshake::Line;
-pub use self::listener::ListenError;
-use self::listener::Listener;
+pub use self::listener::{ListenError, Listener};
 use self::socket::HostSocket;
 use super::console::Wakeup;
 use crate::event::Edges;
