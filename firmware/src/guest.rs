@@ -20,15 +20,15 @@ pub mod docker {
     pub const DATA_SERIAL: &str = "minivmm-data";
     /// vsock port of the guest: dockerd's API, byte for byte.
     pub const API_PORT: u32 = 2375;
-    /// vsock port of the guest: one line says what is wanted (`agent`).
-    pub const AGENT_PORT: u32 = 2376;
+    /// vsock port of the guest: one line says what is wanted (`requests`).
+    pub const REQUEST_PORT: u32 = 2376;
     /// vsock port of the host: one line for each published port, which stays published while the connection lasts (`publish`).
     pub const PUBLISH_PORT: u32 = 2377;
     /// Begins a line on the console by which the guest says how far it is, and is followed by a word and, for [`FAILED`], text.
     pub const REPORT: &str = "minivmm: ";
     /// The word of a report that ends everything.
     pub const FAILED: &str = "failed";
-    /// Comes last on a connection to the agent: the exit status of a command, between these two.
+    /// Comes last on a connection to that port: the exit status of a command, between these two.
     pub const EXIT_STATUS: [&str; 2] = ["\x1b_minivmm:exit:", "\x1b\\"];
 
     #[cfg(test)]
@@ -37,13 +37,13 @@ pub mod docker {
 
         const START: &str = include_str!("../guest/docker/start");
         const REPORTS: &str = include_str!("../guest/docker/report");
-        const AGENT: &str = include_str!("../guest/docker/agent");
+        const REQUESTS: &str = include_str!("../guest/docker/requests");
         const PROXY: &str = include_str!("../guest/docker/docker-proxy");
 
         #[test]
         fn scripts_use_the_same_ports() {
             assert!(START.contains(&format!("VSOCK-LISTEN:{API_PORT},")));
-            assert!(START.contains(&format!("VSOCK-LISTEN:{AGENT_PORT},")));
+            assert!(START.contains(&format!("VSOCK-LISTEN:{REQUEST_PORT},")));
             assert!(PROXY.contains(&format!("VSOCK-CONNECT:2:{PUBLISH_PORT} ")));
         }
 
@@ -53,7 +53,7 @@ pub mod docker {
                 REPORTS.contains(&format!("echo \"{REPORT}$1")) && REPORTS.contains(&format!("report \"{FAILED} "))
             );
             let status = format!("printf '{}%d{}'", EXIT_STATUS[0], EXIT_STATUS[1].replace('\\', "\\\\"));
-            assert!(AGENT.contains(&status.replace('\x1b', "\\033")), "{status:?}");
+            assert!(REQUESTS.contains(&status.replace('\x1b', "\\033")), "{status:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   docker CLI -> docker.sock -> relay -> api.sock    -> vsock -> socat   -> dockerd
-//!   minivmm docker shell      -> agent -> agent.sock  -> vsock -> agent   -> sh
+//!   minivmm docker shell      -> requests -> request.sock -> vsock -> socat -> sh
 //!   port of the host          <- publications <- publish.sock <- vsock <- docker-proxy <- dockerd
 //!   console.log               <- journal <- pipe <- consoles of the guest
 //! ```
@@ -10,7 +10,6 @@
 //! One background process ([`crate::cli`]'s `docker daemon`) has all of this and the machine. [`state`] is the directory by which other
 //! processes find it; nothing here depends on the command line.
 
-pub mod agent;
 pub mod clock;
 pub mod context;
 pub mod data_disk;
@@ -19,4 +18,5 @@ pub mod http;
 pub mod journal;
 pub mod publications;
 pub mod relay;
+pub mod requests;
 pub mod state;

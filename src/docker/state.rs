@@ -5,7 +5,7 @@
 //! status.json    what that process says of itself, replaced as a whole
 //! data.img       images, volumes and containers: the only file that is worth anything
 //! docker.sock    Docker's API, for everybody who may be us
-//! api.sock  agent.sock  publish.sock     between that process and its own machine
+//! api.sock  request.sock  publish.sock     between that process and its own machine
 //! console.log  console.log.1  minivmm.log
 //! ```
 //! Whether an engine runs is told by the lock alone, which the system releases whatever becomes of its holder: no file can be stale.
@@ -135,10 +135,10 @@ impl StateDirectory {
         self.path.join("api.sock")
     }
 
-    /// The guest's agent.
+    /// What is asked of the guest itself.
     #[must_use]
-    pub fn agent_socket(&self) -> PathBuf {
-        self.path.join("agent.sock")
+    pub fn request_socket(&self) -> PathBuf {
+        self.path.join("request.sock")
     }
 
     /// Where the guest asks for ports.

@@ -66,7 +66,7 @@ const LEFT_OUT: [&str; 12] = [
 ];
 
 /// In the initramfs and loaded there: what it takes to read the root.
-const BOOT_MODULES: [&str; 3] = ["virtio_mmio", "virtio_blk", "squashfs"];
+const BOOT_MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "squashfs", "overlay"];
 /// Directories of the kernel's modules that containers may have a use for.
 const MODULE_DIRECTORIES: [&str; 6] =
     ["kernel/net/", "kernel/fs/", "kernel/crypto/", "kernel/lib/", "kernel/arch/arm64/", "kernel/drivers/block/"];
@@ -102,7 +102,7 @@ const MODULES: [&str; 25] = [
 const NO_MODULES: [&str; 2] = ["vsock_loopback", "vsock_diag"];
 
 const INITRAMFS_FILES: [(&str, u32, &str); 1] = [("init", 0o755, include_str!("../../guest/docker/initramfs"))];
-const INITRAMFS_APPLETS: [&str; 6] = ["cat", "modprobe", "mount", "sh", "sleep", "switch_root"];
+const INITRAMFS_APPLETS: [&str; 6] = ["mkdir", "modprobe", "mount", "sh", "sleep", "switch_root"];
 
 /// What the guest's side of minivmm consists of: path, permissions, content.
 const GUEST_FILES: [(&str, u32, &str); 14] = [
@@ -112,7 +112,7 @@ const GUEST_FILES: [(&str, u32, &str); 14] = [
     ("usr/lib/minivmm/report", 0o644, include_str!("../../guest/docker/report")),
     ("usr/lib/minivmm/data-disk", 0o755, include_str!("../../guest/docker/data-disk")),
     ("usr/lib/minivmm/dhcp", 0o755, include_str!("../../guest/docker/dhcp")),
-    ("usr/lib/minivmm/agent", 0o755, include_str!("../../guest/docker/agent")),
+    ("usr/lib/minivmm/requests", 0o755, include_str!("../../guest/docker/requests")),
     ("usr/lib/minivmm/docker-proxy", 0o755, include_str!("../../guest/docker/docker-proxy")),
     ("usr/lib/minivmm/publish", 0o755, include_str!("../../guest/docker/publish")),
     ("usr/lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
@@ -419,7 +419,7 @@ fn complete(tree: &mut Tree, busybox: Vec<u8>) -> Result<(), ShellError> {
 
 fn initramfs(kernel_version: &str, busybox: Vec<u8>, unpacked: &Unpacked) -> Result<Vec<u8>, ShellError> {
     let mut archive = Archive::new();
-    for directory in ["dev", "proc", "root", "sys"] {
+    for directory in ["dev", "image", "proc", "root", "rw", "sys"] {
         archive.directory(directory);
     }
     archive.char_device("dev/console", 0o600, 5, 1);

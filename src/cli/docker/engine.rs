@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use minivmm_firmware::bundle::BundleStore;
-use minivmm_firmware::guest::docker::{AGENT_PORT, API_PORT, DATA_SERIAL, PUBLISH_PORT, ROOT_SERIAL};
+use minivmm_firmware::guest::docker::{API_PORT, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL};
 use serde::{Deserialize, Serialize};
 
 use super::DockerError;
@@ -27,7 +27,7 @@ use crate::docker::journal::{Journal, Report};
 use crate::docker::publications::{Port, Publications, Publisher};
 use crate::docker::relay::Relay;
 use crate::docker::state::{StateDirectory, StateError, Status};
-use crate::docker::{agent, data_disk};
+use crate::docker::{data_disk, requests};
 use crate::host::console::{HostConsole, Input, Output};
 use crate::host::vsock::{HostVsock, Listener};
 use crate::machine::spec::{BootFiles, MachineSpec};
@@ -36,8 +36,10 @@ use crate::stats::Stages;
 
 /// The machine's memory, where nobody says another.
 const DEFAULT_MEMORY: MemorySize = MemorySize(2 << 30);
-/// Between two attempts to reach dockerd.
-const PING_PERIOD: Duration = Duration::from_millis(100);
+/// The guest's report that dockerd takes requests, and how long to wait for it before dockerd is asked: each time costs a guest that is busy
+/// starting a process.
+const TAKES_REQUESTS: &str = "docker";
+const PING_PERIOD: Duration = Duration::from_secs(10);
 /// Longest wait for an answer to one of them: dockerd takes connections before it answers.
 const PING_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the end of the program waits for the console's last words.
@@ -240,7 +242,7 @@ fn config(state: &StateDirectory, options: &Options) -> Config {
         vsock: vec![VsockPath { port: PUBLISH_PORT, path: state.publish_socket() }],
         vsock_listen: vec![
             VsockPath { port: API_PORT, path: state.api_socket() },
-            VsockPath { port: AGENT_PORT, path: state.agent_socket() },
+            VsockPath { port: REQUEST_PORT, path: state.request_socket() },
         ],
         hypervisor: options.hypervisor.as_ref().and_then(|name| name.parse().ok()),
         cpu_tier: options.cpu_tier.as_ref().and_then(|name| name.parse().ok()),
@@ -350,11 +352,17 @@ impl Supervisor {
     /// Whether dockerd has answered before the guest ended.
     fn wait_for_dockerd(&self) -> bool {
         loop {
-            match self.reports.recv_timeout(PING_PERIOD) {
-                Ok(report) => self.note(report),
-                Err(RecvTimeoutError::Timeout) if ping(&self.state.api_socket()).unwrap_or(false) => return true,
-                Err(RecvTimeoutError::Timeout) => {}
+            let is_time = match self.reports.recv_timeout(PING_PERIOD) {
+                Ok(report) => {
+                    let is_time = report == Report::Stage(TAKES_REQUESTS.to_owned());
+                    self.note(report);
+                    is_time
+                }
+                Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return false,
+            };
+            if is_time && ping(&self.state.api_socket()).unwrap_or(false) {
+                return true;
             }
         }
     }
@@ -369,7 +377,7 @@ impl Supervisor {
                 Err(RecvTimeoutError::Timeout) => {
                     let (wall, monotonic) = (SystemTime::now(), Instant::now());
                     if right.is_off(wall, monotonic) {
-                        match agent::set_clock(&self.state.agent_socket(), wall) {
+                        match requests::set_clock(&self.state.request_socket(), wall) {
                             Ok(()) => right = ClockWatch::new(wall, monotonic),
                             Err(error) => tracing::warn!("cannot set the guest's clock: {error}"),
                         }

@@ -103,7 +103,7 @@ pub enum DockerError {
     #[error("nothing was deleted: give --yes where nobody can be asked")]
     NobodyToAsk,
     #[error("cannot reach the guest")]
-    Agent(#[source] io::Error),
+    Guest(#[source] io::Error),
     #[error("cannot read {}", path.display())]
     Log {
         path: PathBuf,

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 
 use super::DockerError;
-use crate::docker::agent;
+use crate::docker::requests;
 use crate::docker::state::StateDirectory;
 use crate::host::terminal::{self, RawMode, WindowSize};
 
@@ -28,14 +28,14 @@ pub fn run(state: &StateDirectory, arguments: Arguments) -> Result<u8, DockerErr
     }
     let quoted = arguments.command.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>();
     let command = (!quoted.is_empty()).then(|| quoted.join(" "));
-    let agent = state.agent_socket();
+    let guest = state.request_socket();
     let stdin = io::stdin();
     if !terminal::is_terminal(&stdin) || !terminal::is_terminal(io::stdout()) {
-        return agent::run(&agent, command.as_deref(), stdin, &mut io::stdout()).map_err(DockerError::Agent);
+        return requests::run(&guest, command.as_deref(), stdin, &mut io::stdout()).map_err(DockerError::Guest);
     }
     let size = terminal::window_size(&stdin).unwrap_or(USUAL_SIZE);
     let name = std::env::var("TERM").unwrap_or_default();
-    let mut screen = agent::terminal(&agent, size, &name, command.as_deref()).map_err(DockerError::Agent)?;
+    let mut screen = requests::terminal(&guest, size, &name, command.as_deref()).map_err(DockerError::Guest)?;
     let mut keyboard = screen.try_clone()?;
     let raw = RawMode::enter(stdin.as_fd())?;
     // Not joined: it waits for a key.

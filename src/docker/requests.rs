@@ -1,4 +1,4 @@
-//! The host's side of the guest's agent: one line says what is wanted, the rest of the connection is that.
+//! What is asked of the guest itself: one line says what is wanted, the rest of the connection is that.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -19,8 +19,8 @@ const MAX_STATUS_BYTES: usize = 32;
 ///
 /// # Errors
 /// The connection's, or that the guest did not do it.
-pub fn set_clock(agent: &Path, now: SystemTime) -> io::Result<()> {
-    let mut stream = UnixStream::connect(agent)?;
+pub fn set_clock(guest: &Path, now: SystemTime) -> io::Result<()> {
+    let mut stream = UnixStream::connect(guest)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     // To the nearest second.
@@ -34,8 +34,8 @@ pub fn set_clock(agent: &Path, now: SystemTime) -> io::Result<()> {
 ///
 /// # Errors
 /// The connection's.
-pub fn terminal(agent: &Path, size: WindowSize, name: &str, command: Option<&str>) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(agent)?;
+pub fn terminal(guest: &Path, size: WindowSize, name: &str, command: Option<&str>) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(guest)?;
     let name: String = name.chars().filter(|c| c.is_ascii_graphic()).collect();
     let name = if name.is_empty() { "dumb" } else { &name };
     let command = command.map(base64).unwrap_or_default();
@@ -48,12 +48,12 @@ pub fn terminal(agent: &Path, size: WindowSize, name: &str, command: Option<&str
 /// # Errors
 /// A connection's; [`io::ErrorKind::UnexpectedEof`] where the guest did not tell the status.
 pub fn run(
-    agent: &Path,
+    guest: &Path,
     command: Option<&str>,
     mut input: impl Read + Send + 'static,
     output: &mut dyn Write,
 ) -> io::Result<u8> {
-    let mut stream = UnixStream::connect(agent)?;
+    let mut stream = UnixStream::connect(guest)?;
     writeln!(stream, "run {}", command.map(base64).unwrap_or_default())?;
     let mut to = stream.try_clone()?;
     // Not joined: it may wait for input that the command does not want.
@@ -122,12 +122,12 @@ mod tests {
 
     use super::*;
 
-    /// An agent that takes one line and gives `answer`; returns what [`run`] makes of it, its output, and the line.
+    /// A guest that takes one line and gives `answer`; returns what [`run`] makes of it, its output, and the line.
     fn run_with(answer: &'static [u8]) -> (io::Result<u8>, String, String) {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("agent");
+        let path = directory.path().join("guest");
         let listener = UnixListener::bind(&path).unwrap();
-        let agent = std::thread::spawn(move || {
+        let guest = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut line = String::new();
             BufReader::new(&stream).read_line(&mut line).unwrap();
@@ -136,7 +136,7 @@ mod tests {
         });
         let mut output = Vec::new();
         let result = run(&path, Some("ls -l"), Cursor::new("input"), &mut output);
-        (result, String::from_utf8(output).unwrap(), agent.join().unwrap())
+        (result, String::from_utf8(output).unwrap(), guest.join().unwrap())
     }
 
     #[test]
