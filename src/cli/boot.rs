@@ -18,11 +18,12 @@ use crate::config::{Config, ConfigError, ConsoleChoice, OnReset};
 use crate::event::{EventError, EventLoop, Stopper};
 use crate::host::console::{HostConsole, Input, Output};
 use crate::host::escape::Command;
+use crate::host::net::{HostNet, NetError};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{self, RawMode};
 use crate::host::vsock::{HostVsock, VsockError};
 use crate::machine::spec::{BootFiles, HostFacts, MachineSpec, SpecError};
-use crate::machine::{ConsoleLink, Control, Machine, MachineError, Outcome};
+use crate::machine::{ConsoleLink, Control, Links, Machine, MachineError, Outcome};
 use crate::stats::{Stages, StatsError};
 
 /// How long the end of the program waits for a reader of the console that takes nothing.
@@ -54,6 +55,8 @@ pub enum BootError {
     },
     #[error("cannot use standard input and output")]
     Stdio(#[source] io::Error),
+    #[error(transparent)]
+    Net(#[from] NetError),
     #[error(transparent)]
     Vsock(#[from] VsockError),
     #[error("cannot take over signals")]
@@ -101,9 +104,11 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
         ConsoleLink { screen: console.screen(), ports: console.ports(), wakeup: console.wakeup() }
     };
     let vsock = spec.vsock.as_ref().map(HostVsock::open).transpose()?;
-    let vsock_link = vsock.as_ref().map(HostVsock::link);
-    let machine = Machine::new(spec, link, vsock_link, Stages::new(start), config.stats.clone())?;
-    let io = IoThread::start(&console, vsock, &machine.control())?;
+    let net = spec.net.as_ref().map(HostNet::open).transpose()?;
+    say_published(&config, net.as_ref());
+    let links = Links { net: net.as_ref().map(HostNet::link), vsock: vsock.as_ref().map(HostVsock::link) };
+    let machine = Machine::new(spec, link, links, Stages::new(start), config.stats.clone())?;
+    let io = IoThread::start(&console, net, vsock, &machine.control())?;
     let raw_mode = make_raw(&config, &console, &raw_log)?;
     let on_reset = config.on_reset.unwrap_or_default();
     let result = run_machine(machine, on_reset, config.timeout.map(Duration::from_secs));
@@ -144,6 +149,16 @@ pub(super) fn run_machine(
         Outcome::Terminated => Err(BootError::Terminated),
         Outcome::Failed(error) => Err(BootError::Guest(error)),
         Outcome::Crashed => Err(BootError::Crashed),
+    }
+}
+
+/// Says which ports lead to the guest; also to the quiet where the host chose one, which nobody could know otherwise.
+fn say_published(config: &Config, net: Option<&HostNet>) {
+    let published = net.and_then(HostNet::publish).map(|handle| handle.list()).unwrap_or_default();
+    for (published, asked) in published.iter().zip(&config.publish) {
+        if !config.quiet || asked.0.host.port() == 0 {
+            eprintln!("minivmm: published {}", published.rule);
+        }
     }
 }
 
@@ -221,6 +236,7 @@ impl IoThread {
     /// Starts it.
     pub(super) fn start(
         console: &Arc<Mutex<HostConsole>>,
+        net: Option<HostNet>,
         vsock: Option<HostVsock>,
         control: &Control,
     ) -> Result<Self, BootError> {
@@ -243,6 +259,9 @@ impl IoThread {
         });
         events.add(console.clone())?;
         events.add(Arc::new(Mutex::new(signals.map_err(BootError::Signals)?)))?;
+        if let Some(net) = net {
+            events.add(Arc::new(Mutex::new(net)))?;
+        }
         if let Some(vsock) = vsock {
             events.add(Arc::new(Mutex::new(vsock)))?;
         }

@@ -17,6 +17,7 @@ use minivmm_devices::pl031::Pl031;
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::blk::{Blk, BlkCounters};
 use minivmm_devices::virtio::console::{Console, ConsolePort};
+use minivmm_devices::virtio::net::{NetCounters, NetPort};
 use minivmm_devices::virtio::rng::{EntropySource, Rng};
 use minivmm_devices::virtio::transport::mmio::MmioTransport;
 use minivmm_devices::virtio::vsock::VsockCounters;
@@ -25,8 +26,9 @@ use vm_memory::GuestAddress;
 use super::images::{self, ImageError};
 use super::port::{PortOutput, SerialPort, VirtioPort, lock};
 use super::spec::MachineSpec;
-use super::{BootEvents, ConsoleLink};
+use super::{BootEvents, ConsoleLink, Links};
 use crate::host::disk::{DiskError, RawDisk};
+use crate::host::net::NetLink;
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
 use crate::layout;
@@ -68,6 +70,7 @@ pub struct Board {
     virtio: Vec<VirtioPlace>,
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
+    net: Option<NetPort>,
     vsock: Option<Arc<VsockCounters>>,
     vm: Arc<dyn Vm>,
 }
@@ -93,7 +96,7 @@ impl Board {
         spec: &MachineSpec,
         hypervisor: &dyn Hypervisor,
         console: &ConsoleLink,
-        vsock: Option<&VsockLink>,
+        links: &Links,
         stages: &Stages,
         events: &BootEvents,
     ) -> Result<Self, BuildError> {
@@ -112,7 +115,8 @@ impl Board {
         for (disk, option) in disks.into_iter().zip(&spec.disks) {
             disk_counters.push(parts.add_disk(disk, option.serial.as_deref().unwrap_or_default(), queue_count)?);
         }
-        let vsock = vsock.map(|link| parts.add_vsock(link)).transpose()?;
+        let net = links.net.as_ref().map(|link| parts.add_net(link)).transpose()?;
+        let vsock = links.vsock.as_ref().map(|link| parts.add_vsock(link)).transpose()?;
         let entry = images::load(spec, &ram, parts.virtio_count())?;
         vm.code_was_written(entry.kernel, entry.kernel_bytes);
         let (for_first, for_events) = (stages.clone(), events.clone());
@@ -128,7 +132,7 @@ impl Board {
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
         let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
-        Ok(Self { vcpus, io, gpio, virtio, console, disks, vsock, vm })
+        Ok(Self { vcpus, io, gpio, virtio, console, disks, net, vsock, vm })
     }
 
     /// Presses or releases the power key.
@@ -166,6 +170,9 @@ impl Board {
         for (counters, index) in self.disks.iter().zip(0..) {
             report.add_device(&disk_name(index), &disk_counters(counters));
         }
+        if let Some(port) = &self.net {
+            report.add_device(NET_NAME, &net_counters(port.counters()));
+        }
         if let Some(counters) = &self.vsock {
             report.add_device(VSOCK_NAME, &vsock_counters(counters));
         }
@@ -184,6 +191,27 @@ impl Board {
             report.add_device("gic", &counters);
         }
     }
+}
+
+const NET_NAME: &str = "virtio net";
+
+fn net_counters(counters: &NetCounters) -> Counters {
+    let named = [
+        ("frames_in", &counters.frames_in),
+        ("frames_out", &counters.frames_out),
+        ("bytes_in", &counters.bytes_in),
+        ("bytes_out", &counters.bytes_out),
+        ("malformed", &counters.malformed),
+        ("filtered", &counters.filtered),
+        ("checksums", &counters.checksums),
+        ("segments", &counters.segments),
+        ("starved", &counters.starved),
+        ("full", &counters.full),
+        ("commands", &counters.commands),
+        ("link_changes", &counters.link_changes),
+        ("wakeups", &counters.wakeups),
+    ];
+    named.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).to_vec()
 }
 
 const VSOCK_NAME: &str = "virtio vsock";
@@ -300,6 +328,12 @@ impl Parts {
         let index = self.virtio.iter().filter(|place| place.name.starts_with("virtio blk")).count();
         self.add_virtio(disk_name(index), Box::new(device))?;
         Ok(counters)
+    }
+
+    fn add_net(&mut self, link: &NetLink) -> Result<NetPort, BuildError> {
+        let (device, port) = link.device();
+        self.add_virtio(NET_NAME.to_owned(), Box::new(device))?;
+        Ok(port)
     }
 
     fn add_vsock(&mut self, link: &VsockLink) -> Result<Arc<VsockCounters>, BuildError> {

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod console;
 pub mod doorbell;
 pub mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod spec;

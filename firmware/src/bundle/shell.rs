@@ -18,10 +18,12 @@ use super::root::RootError;
 
 const BUSYBOX: &str = "busybox-static";
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 8] = [
+const GUEST_FILES: [(&str, u32, &str); 10] = [
     ("init", 0o755, include_str!("../../guest/init")),
     ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
     ("lib/minivmm/session", 0o755, include_str!("../../guest/session")),
+    ("lib/minivmm/network", 0o755, include_str!("../../guest/network")),
+    ("lib/minivmm/lease", 0o755, include_str!("../../guest/lease")),
     ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
     ("etc/inittab", 0o644, include_str!("../../guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../guest/profile")),
@@ -50,7 +52,8 @@ const REQUIRED: [&str; 5] = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_
 /// Loaded at boot where the kernel has them: the power key.
 const AT_BOOT: [&str; 4] = ["gpio_pl061", "gpio_keys", "evdev", "rtc_pl031"];
 /// In the initramfs for `mount` and `modprobe`.
-const ON_DEMAND: [&str; 14] = [
+const ON_DEMAND: [&str; 15] = [
+    "af_packet",
     "ext4",
     "crc32c_generic",
     "libcrc32c",
