@@ -20,18 +20,20 @@ use super::DockerError;
 use crate::cli::boot::{self, BootError, IoThread};
 use crate::cli::bundle::BundleCommandError;
 use crate::cli::{Status as ExitStatus, log};
-use crate::config::{Config, ConsoleChoice, DiskOption, MemorySize, OnReset, VsockPath};
+use crate::config::{Config, ConsoleChoice, DiskOption, MemorySize, NetOption, Network, OnReset, VsockPath};
 use crate::docker::clock::{self, ClockWatch};
 use crate::docker::folders::Folders;
 use crate::docker::journal::{Journal, Report};
-use crate::docker::publications::{Port, Publications, Publisher};
+use crate::docker::publications::{Port, Protocol, Publications, Publisher};
 use crate::docker::relay::Relay;
 use crate::docker::state::{StateDirectory, StateError, Status};
 use crate::docker::{data_disk, requests};
 use crate::host::console::{HostConsole, Input, Output};
+use crate::host::net::HostNet;
+use crate::host::net::user::{PublishError, PublishHandle, Rule, Transport, UserOptions};
 use crate::host::vsock::{HostVsock, Listener};
 use crate::machine::spec::{BootFiles, MachineSpec};
-use crate::machine::{ConsoleLink, Machine};
+use crate::machine::{ConsoleLink, Links, Machine};
 use crate::stats::Stages;
 
 /// The machine's memory, where nobody says another.
@@ -164,13 +166,15 @@ fn run_machine(
         ConsoleLink { screen: console.screen(), ports: console.ports(), wakeup: console.wakeup() }
     };
     let vsock = spec.vsock.as_ref().map(HostVsock::open).transpose().map_err(BootError::from)?;
-    let vsock_link = vsock.as_ref().map(HostVsock::link);
-    let machine = Machine::new(spec, link, vsock_link, Stages::new(start), config.stats.clone());
+    let net = spec.net.as_ref().map(HostNet::open).transpose().map_err(BootError::from)?;
+    let publisher = net.as_ref().and_then(HostNet::publish).ok_or(DockerError::NoNetwork)?;
+    let links = Links { net: net.as_ref().map(HostNet::link), vsock: vsock.as_ref().map(HostVsock::link) };
+    let machine = Machine::new(spec, link, links, Stages::new(start), config.stats.clone());
     let machine = machine.map_err(BootError::from)?;
-    let io = IoThread::start(&console, vsock, &machine.control())?;
+    let io = IoThread::start(&console, net, vsock, &machine.control())?;
 
     let for_ports = board.clone();
-    let publications = Publications::new(Box::new(NoNetwork), move |published| {
+    let publications = Publications::new(Box::new(Ports(publisher)), move |published| {
         for_ports.change(|status| {
             status.published = published.ports.iter().map(ToString::to_string).collect();
             status.refused = published.refused.iter().cloned().collect();
@@ -204,22 +208,51 @@ fn blocking(listener: &Listener) -> io::Result<std::os::unix::net::UnixListener>
     Ok(socket)
 }
 
-/// Until the machine has a network.
-struct NoNetwork;
+/// Opens ports of the host by the machine's network.
+struct Ports(PublishHandle);
 
-impl Publisher for NoNetwork {
+impl Publisher for Ports {
     fn open(&self, port: &Port) -> Result<(), String> {
-        Err(format!("cannot publish {port}: the machine has no network"))
+        let rule = Rule {
+            transport: transport(port),
+            host: port.host,
+            guest: Some(port.container.ip()),
+            guest_port: port.container.port(),
+        };
+        match self.0.add(rule) {
+            Ok(_) => Ok(()),
+            // dockerd asks for both versions of IP wherever its own machine has both; this host has one.
+            Err(PublishError::Listen { source, .. }) if is_missing_version(port, &source) => Ok(()),
+            Err(error) => Err(crate::cli::chain(&error)),
+        }
     }
 
-    fn close(&self, _: &Port) {}
+    fn close(&self, port: &Port) {
+        // One that was not opened, for a version that is missing.
+        let _ = self.0.remove(transport(port), port.host);
+    }
+}
+
+fn transport(port: &Port) -> Transport {
+    match port.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    }
+}
+
+fn is_missing_version(port: &Port, error: &io::Error) -> bool {
+    let missing = [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL];
+    port.host.ip().is_ipv6()
+        && port.host.ip().is_unspecified()
+        && rustix::io::Errno::from_io_error(error).is_some_and(|error| missing.contains(&error))
 }
 
 fn files(options: &Options) -> Result<BootFiles, DockerError> {
     let bundle =
         BundleStore::of_user().and_then(|store| store.find(&options.bundle)).map_err(BundleCommandError::from)?;
     let registries = options.insecure_registries.iter().map(|name| format!(" minivmm.insecure={name}"));
-    let cmdline = format!("loglevel=4{}", registries.collect::<String>());
+    let gateway = UserOptions::default().gateway();
+    let cmdline = format!("loglevel=4 minivmm.gateway={gateway}{}", registries.collect::<String>());
     Ok(BootFiles { kernel: bundle.kernel(), initrds: vec![bundle.initramfs()], cmdline, is_bundle: false })
 }
 
@@ -239,6 +272,12 @@ fn config(state: &StateDirectory, options: &Options) -> Config {
             .into_iter()
             .chain([disk(state.data_disk(), false, DATA_SERIAL)])
             .collect(),
+        // `host.docker.internal` is this host, with what listens on its loopback.
+        net: Some(NetOption {
+            network: Network::User(UserOptions { host_loopback: true, ..UserOptions::default() }),
+            mac: None,
+            mtu: None,
+        }),
         vsock: vec![VsockPath { port: PUBLISH_PORT, path: state.publish_socket() }],
         vsock_listen: vec![
             VsockPath { port: API_PORT, path: state.api_socket() },

@@ -86,6 +86,8 @@ pub enum DockerError {
     NotRunning,
     #[error("the engine runs; `minivmm docker stop` stops it")]
     StillRunning,
+    #[error("the machine has no network that ports can be published on")]
+    NoNetwork,
     #[error("cannot start the engine")]
     Spawn(#[source] io::Error),
     #[error("the engine did not start: {0}; `minivmm docker logs` has what the guest said")]
