@@ -37,6 +37,8 @@ use signature::Keyring;
 
 /// The release of Debian that bundles come from unless another is asked for.
 pub const DEFAULT_RELEASE: &str = "trixie";
+/// Of every guest.
+const ARCHITECTURE: &str = "arm64";
 const MANIFEST: &str = "bundle.toml";
 
 /// Why there is no bundle.
@@ -376,6 +378,7 @@ impl BundleStore {
         let _lock = self.lock()?;
         let access = Access {
             client: &client,
+            architecture: ARCHITECTURE,
             keyring: options.keyring,
             directory: &downloads,
             now: options.now,
@@ -440,7 +443,11 @@ fn open_first<'a>(
     spec: &BundleSpec,
     progress: &dyn Progress,
 ) -> Result<Repository<'a>, RepositoryError> {
-    let mut result = Err(RepositoryError::WrongIndex { url: String::new(), release: spec.release.clone() });
+    let mut result = Err(RepositoryError::WrongIndex {
+        url: String::new(),
+        release: spec.release.clone(),
+        architecture: ARCHITECTURE.to_owned(),
+    });
     for mirror in &mirrors.urls {
         result = Repository::open(access, mirror, &spec.release, progress);
         if result.is_ok() {

@@ -13,7 +13,6 @@ use super::download::{Client, DownloadError, Progress, Wanted};
 use super::resolve::resolve;
 use super::signature::{Keyring, SignatureError};
 
-const ARCHITECTURE: &str = "arm64";
 const MAX_IN_RELEASE_BYTES: u64 = 8 << 20;
 const MAX_PACKAGES_BYTES: u64 = 1 << 30;
 
@@ -41,12 +40,14 @@ pub enum RepositoryError {
         valid_until: String,
     },
     /// The index of another release, or without the fields that it must have.
-    #[error("{url} is not the index of {release} for {ARCHITECTURE}")]
+    #[error("{url} is not the index of {release} for {architecture}")]
     WrongIndex {
         /// The index.
         url: String,
         /// The release asked for.
         release: String,
+        /// The architecture asked for.
+        architecture: String,
     },
     /// The list of packages is damaged.
     #[error("the package list of {release} is damaged")]
@@ -58,10 +59,12 @@ pub enum RepositoryError {
         source: DebError,
     },
     /// There is no such package.
-    #[error("{release} has no package {name} for {ARCHITECTURE}")]
+    #[error("{release} has no package {name} for {architecture}")]
     NoPackage {
         /// The release.
         release: String,
+        /// The architecture.
+        architecture: String,
         /// Its name.
         name: String,
     },
@@ -90,6 +93,7 @@ pub struct Repository<'a> {
     client: &'a Client,
     mirror: String,
     release: String,
+    architecture: &'a str,
     packages: String,
     signer: String,
 }
@@ -99,6 +103,8 @@ pub struct Repository<'a> {
 pub struct Access<'a> {
     /// Makes the requests.
     pub client: &'a Client,
+    /// As Debian calls it, such as `arm64`.
+    pub architecture: &'a str,
     /// Trusted keys.
     pub keyring: &'a Keyring,
     /// Where downloads go.
@@ -128,7 +134,12 @@ impl<'a> Repository<'a> {
             .keyring
             .verify(&String::from_utf8_lossy(&signed), access.now)
             .map_err(|source| RepositoryError::Signature { url: url.clone(), source })?;
-        let wrong = || RepositoryError::WrongIndex { url: url.clone(), release: release.to_owned() };
+        let architecture = access.architecture;
+        let wrong = || RepositoryError::WrongIndex {
+            url: url.clone(),
+            release: release.to_owned(),
+            architecture: architecture.to_owned(),
+        };
         let text = &verified.text;
         // A mirror could answer with the validly signed index of another release.
         if field(text, "Suite") != Some(release) && field(text, "Codename") != Some(release) {
@@ -140,10 +151,10 @@ impl<'a> Repository<'a> {
                 return Err(RepositoryError::Expired { url, valid_until: date.to_owned() });
             }
         }
-        let path = format!("main/binary-{ARCHITECTURE}/Packages.xz");
+        let path = format!("main/binary-{architecture}/Packages.xz");
         let wanted = listed(text, &path).ok_or_else(wrong)?;
         let address = match field(text, "Acquire-By-Hash") {
-            Some("yes") => format!("{base}/main/binary-{ARCHITECTURE}/by-hash/SHA256/{}", wanted.sha256),
+            Some("yes") => format!("{base}/main/binary-{architecture}/by-hash/SHA256/{}", wanted.sha256),
             _ => format!("{base}/{path}"),
         };
         progress.begin(&format!("package list of {release}"), wanted.size);
@@ -156,6 +167,7 @@ impl<'a> Repository<'a> {
             client: access.client,
             mirror: mirror.to_owned(),
             release: release.to_owned(),
+            architecture,
             packages: String::from_utf8_lossy(&packages).into_owned(),
             signer: verified.signer,
         })
@@ -172,7 +184,7 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// [`RepositoryError::NoPackage`], also where its entry lacks a field.
     pub fn find(&self, name: &str) -> Result<Package, RepositoryError> {
-        let missing = || RepositoryError::NoPackage { release: self.release.clone(), name: name.to_owned() };
+        let missing = || self.no_package(name);
         let first = format!("Package: {name}\n");
         let stanza = self.packages.split("\n\n").find(|stanza| stanza.trim_start().starts_with(&first));
         stanza.and_then(package).ok_or_else(missing)
@@ -184,7 +196,12 @@ impl<'a> Repository<'a> {
     /// [`RepositoryError::NoPackage`]
     pub fn closure(&self, names: &[&str], without: &[&str]) -> Result<Vec<Package>, RepositoryError> {
         let all: Vec<Package> = self.packages.split("\n\n").filter_map(package).collect();
-        resolve(&all, names, without).map_err(|name| RepositoryError::NoPackage { release: self.release.clone(), name })
+        resolve(&all, names, without).map_err(|name| self.no_package(&name))
+    }
+
+    fn no_package(&self, name: &str) -> RepositoryError {
+        let (release, architecture) = (self.release.clone(), self.architecture.to_owned());
+        RepositoryError::NoPackage { release, architecture, name: name.to_owned() }
     }
 
     /// Downloads `package` into `directory` and returns its file.
