@@ -49,7 +49,7 @@ fn unpack(root: &Path, packages: &[&str]) -> Result<(), RepositoryError> {
     let mut result = Err(RepositoryError::WrongIndex {
         url: "(no Debian mirror is known)".to_owned(),
         release: DEFAULT_RELEASE.to_owned(),
-        architecture: access.architecture.to_owned(),
+        architecture: access.architecture,
     });
     for mirror in &mirrors.urls {
         result = Repository::open(&access, mirror, DEFAULT_RELEASE, &NoProgress);

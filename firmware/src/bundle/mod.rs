@@ -446,7 +446,7 @@ fn open_first<'a>(
     let mut result = Err(RepositoryError::WrongIndex {
         url: String::new(),
         release: spec.release.clone(),
-        architecture: ARCHITECTURE.to_owned(),
+        architecture: ARCHITECTURE,
     });
     for mirror in &mirrors.urls {
         result = Repository::open(access, mirror, &spec.release, progress);

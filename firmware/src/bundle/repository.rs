@@ -47,7 +47,7 @@ pub enum RepositoryError {
         /// The release asked for.
         release: String,
         /// The architecture asked for.
-        architecture: String,
+        architecture: &'static str,
     },
     /// The list of packages is damaged.
     #[error("the package list of {release} is damaged")]
@@ -64,7 +64,7 @@ pub enum RepositoryError {
         /// The release.
         release: String,
         /// The architecture.
-        architecture: String,
+        architecture: &'static str,
         /// Its name.
         name: String,
     },
@@ -93,7 +93,7 @@ pub struct Repository<'a> {
     client: &'a Client,
     mirror: String,
     release: String,
-    architecture: &'a str,
+    architecture: &'static str,
     packages: String,
     signer: String,
 }
@@ -104,7 +104,7 @@ pub struct Access<'a> {
     /// Makes the requests.
     pub client: &'a Client,
     /// As Debian calls it, such as `arm64`.
-    pub architecture: &'a str,
+    pub architecture: &'static str,
     /// Trusted keys.
     pub keyring: &'a Keyring,
     /// Where downloads go.
@@ -135,11 +135,7 @@ impl<'a> Repository<'a> {
             .verify(&String::from_utf8_lossy(&signed), access.now)
             .map_err(|source| RepositoryError::Signature { url: url.clone(), source })?;
         let architecture = access.architecture;
-        let wrong = || RepositoryError::WrongIndex {
-            url: url.clone(),
-            release: release.to_owned(),
-            architecture: architecture.to_owned(),
-        };
+        let wrong = || RepositoryError::WrongIndex { url: url.clone(), release: release.to_owned(), architecture };
         let text = &verified.text;
         // A mirror could answer with the validly signed index of another release.
         if field(text, "Suite") != Some(release) && field(text, "Codename") != Some(release) {
@@ -200,7 +196,7 @@ impl<'a> Repository<'a> {
     }
 
     fn no_package(&self, name: &str) -> RepositoryError {
-        let (release, architecture) = (self.release.clone(), self.architecture.to_owned());
+        let (release, architecture) = (self.release.clone(), self.architecture);
         RepositoryError::NoPackage { release, architecture, name: name.to_owned() }
     }
 

@@ -47,7 +47,10 @@ fn print(path: &Path, follow: bool) -> Result<(), DockerError> {
         file => file.map_err(failed)?,
     };
     copy(&mut file)?;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(FOLLOW_PERIOD);
         copy(&mut file)?;
         // The log goes on in a new file when this one is full, and begins anew after a reset.
@@ -58,7 +61,6 @@ fn print(path: &Path, follow: bool) -> Result<(), DockerError> {
             file = new;
         }
     }
-    Ok(())
 }
 
 fn copy(file: &mut File) -> Result<(), DockerError> {
