@@ -44,6 +44,9 @@ pub struct Config {
     /// Publish a port of the guest on the host: `[ADDRESS:]HOSTPORT:GUESTPORT[/udp]`, on 127.0.0.1 unless an address is given; port 0 picks one and prints it; may be repeated
     #[arg(long, value_name = "PORTS")]
     pub publish: Vec<PublishRule>,
+    /// Make a Unix socket for `minivmm control`, which changes published ports while the machine runs
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Connect the guest with a Unix socket of the host: `PORT=PATH`, the guest connects to vsock PORT of the host, CID 2; may be repeated
     #[arg(long, value_name = "PORT=PATH")]
     pub vsock: Vec<VsockPath>,
@@ -155,6 +158,7 @@ impl Config {
             disk: list(self.disk, file.disk),
             net: self.net.or(file.net),
             publish: list(self.publish, file.publish),
+            control: self.control.or(file.control),
             vsock: list(self.vsock, file.vsock),
             vsock_listen: list(self.vsock_listen, file.vsock_listen),
             vsock_socket: self.vsock_socket.or(file.vsock_socket),
@@ -185,7 +189,7 @@ impl Config {
             Network::Stream(path) | Network::Datagram(path) => Some(path),
             Network::User(_) | Network::Tap(_) | Network::None => None,
         });
-        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket).chain(net) {
+        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket).chain(&mut self.control).chain(net) {
             *path = base.join(&*path);
         }
     }
@@ -511,6 +515,7 @@ mod tests {
             disk = ["root.img,ro", "/data.img,direct,serial=X1"]
             net = "stream=run/passt.sock,mtu=9000"
             publish = ["8080:80"]
+            control = "c.sock"
             vsock = ["1024=run/agent.sock"]
             vsock-listen = ["22=/run/ssh.sock"]
             vsock-socket = "v.sock"

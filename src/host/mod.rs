@@ -1,6 +1,7 @@
 //! What the machine uses of the host: its terminal, its signals and its files.
 
 pub mod console;
+pub mod control;
 #[cfg_attr(target_os = "linux", path = "datagram_errors_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "datagram_errors_portable.rs")]
 mod datagram_errors;
@@ -12,6 +13,7 @@ mod hole;
 #[cfg_attr(target_os = "linux", path = "large_pages_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "large_pages_portable.rs")]
 pub mod large_pages;
+pub mod listener;
 pub mod net;
 pub mod pipe;
 mod seldom;

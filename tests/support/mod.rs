@@ -9,6 +9,10 @@ use std::process::{Command, Output, Stdio};
 pub mod debian;
 pub mod gic;
 pub mod session;
+#[cfg_attr(target_os = "macos", path = "no_simulator.rs")]
+pub mod simulator;
+pub mod small_guest;
+pub mod stock_kernel;
 
 /// The command under test with `arguments`, without a terminal, its bundle cache at a place that does not exist.
 pub fn minivmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {

@@ -4,7 +4,9 @@
 
 mod disk;
 mod driver;
+pub mod frames;
 pub mod hostile;
+pub mod packets;
 #[cfg(test)]
 pub mod property;
 pub mod sockets;

@@ -29,9 +29,10 @@ use crate::docker::relay::Relay;
 use crate::docker::state::{StateDirectory, StateError, Status};
 use crate::docker::{data_disk, requests};
 use crate::host::console::{HostConsole, Input, Output};
+use crate::host::listener::{ListenError, Listener};
 use crate::host::net::HostNet;
 use crate::host::net::user::{PublishError, PublishHandle, Rule, Transport, UserOptions};
-use crate::host::vsock::{HostVsock, Listener};
+use crate::host::vsock::HostVsock;
 use crate::machine::spec::{BootFiles, MachineSpec};
 use crate::machine::{ConsoleLink, Links, Machine};
 use crate::stats::Stages;
@@ -171,7 +172,7 @@ fn run_machine(
     let links = Links { net: net.as_ref().map(HostNet::link), vsock: vsock.as_ref().map(HostVsock::link) };
     let machine = Machine::new(spec, link, links, Stages::new(start), config.stats.clone());
     let machine = machine.map_err(BootError::from)?;
-    let io = IoThread::start(&console, net, vsock, &machine.control())?;
+    let io = IoThread::start(&console, (net, vsock, None), &machine.control())?;
 
     let for_ports = board.clone();
     let publications = Publications::new(Box::new(Ports(publisher)), move |published| {
@@ -197,7 +198,7 @@ fn run_machine(
     }
 }
 
-fn listen(error: crate::host::vsock::ListenError) -> BootError {
+fn listen(error: ListenError) -> BootError {
     BootError::Vsock(error.into())
 }
 
@@ -223,7 +224,7 @@ impl Publisher for Ports {
             Ok(_) => Ok(()),
             // dockerd asks for both versions of IP wherever its own machine has both; this host has one.
             Err(PublishError::Listen { source, .. }) if is_missing_version(port, &source) => Ok(()),
-            Err(error) => Err(crate::cli::chain(&error)),
+            Err(error) => Err(crate::error_line::chain(&error)),
         }
     }
 
@@ -317,7 +318,7 @@ impl StatusBoard {
         let mut status = lock(&self.status);
         change(&mut status);
         if let Err(error) = self.state.set_status(&status) {
-            tracing::warn!("{}", crate::cli::chain(&error));
+            tracing::warn!("{}", crate::error_line::chain(&error));
         }
     }
 
@@ -335,7 +336,7 @@ impl StatusBoard {
         let (failed, problem) = {
             let status = lock(&self.status);
             let said = status.problem.clone();
-            (error.is_some() || said.is_some(), said.or_else(|| error.map(|error| crate::cli::chain(error))))
+            (error.is_some() || said.is_some(), said.or_else(|| error.map(|error| crate::error_line::chain(error))))
         };
         if let Some(problem) = &problem {
             tracing::error!("{problem}");
@@ -377,7 +378,7 @@ impl Supervisor {
                 self.watch();
                 drop(listener);
             }
-            Err(error) => self.fail(crate::cli::chain(&error)),
+            Err(error) => self.fail(crate::error_line::chain(&error)),
         }
     }
 

@@ -165,7 +165,7 @@ fn stop(state: &StateDirectory, timeout: u64) -> Result<(), DockerError> {
     if let Some(config) = context::docker_config()
         && let Err(error) = context::remove(&config)
     {
-        eprintln!("minivmm: {}", super::chain(&error));
+        eprintln!("minivmm: {}", crate::error_line::chain(&error));
     }
     let Some(pid) = state.owner() else {
         eprintln!("minivmm: the engine does not run");

@@ -196,7 +196,7 @@ fn announce(state: &StateDirectory, quiet: bool) {
     let context = context::docker_config().map(|config| context::create(&config, &state.docker_socket()));
     let has_context = match context {
         Some(Err(error)) => {
-            eprintln!("minivmm: {}", crate::cli::chain(&error));
+            eprintln!("minivmm: {}", crate::error_line::chain(&error));
             false
         }
         made => made.is_some(),

@@ -34,8 +34,8 @@ use super::console::Wakeup;
 use super::tap::Tap;
 use crate::event::Edges;
 
-/// The bell's token. Back ends have all the others.
-const BELL: Token = Token(u64::MAX);
+/// The bell's token. Back ends have those below it. (The last one of all is `polling`'s own.)
+const BELL: Token = Token(u64::MAX - 1);
 
 /// What is at the other end of the guest's network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl HostNet {
         Self::new(options, backend, edges)
     }
 
-    /// With a back end of the caller's, whose descriptors are watched by `edges`, with any tokens but `u64::MAX`.
+    /// With a back end of the caller's, whose descriptors are watched by `edges`, with any tokens below `u64::MAX - 1`.
     ///
     /// # Errors
     /// [`NetError::Watch`].

@@ -12,7 +12,6 @@
 
 mod dialer;
 mod handshake;
-mod listener;
 mod socket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,9 +28,10 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::dialer::{Dialer, Routes};
 use self::handshake::Line;
-pub use self::listener::{ListenError, Listener};
 use self::socket::HostSocket;
 use super::console::Wakeup;
+pub use super::listener::ListenError;
+use super::listener::Listener;
 use super::seldom::Seldom;
 use crate::event::Edges;
 

@@ -142,8 +142,12 @@ mod tests {
     #[test]
     fn what_is_cut_short_or_not_ip_is_the_flow_of_everything_else() {
         let frame = ipv4(A, B, 6, 0);
-        for len in 0..frame.len() {
+        for len in 0..34 {
             assert_eq!(Flow::of(&frame[..len]), Flow::default(), "{len} bytes");
+        }
+        // With its addresses but not its ports, it is as a fragment is.
+        for len in 34..38 {
+            assert_eq!(Flow::of(&frame[..len]), Flow::of(&ipv4(A, B, 6, 1)), "{len} bytes");
         }
         let mut arp = frame.clone();
         arp[13] = 6;
