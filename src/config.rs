@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use minivmm_softcpu::{Tier, UnknownTier};
 
+use crate::host::net::user::{Rule, RuleError, UserOptions};
 use crate::hypervisor::Choice;
 
 /// Options of `minivmm boot`, and keys of a configuration file.
@@ -37,9 +38,15 @@ pub struct Config {
     /// Raw disk image: `PATH[,ro][,direct][,serial=TEXT]`; may be repeated
     #[arg(long, value_name = "DISK")]
     pub disk: Vec<DiskOption>,
-    /// Connect the guest's network device: stream=PATH (passt, gvproxy -listen-qemu), dgram=PATH (gvproxy -listen-vfkit), tap=NAME (Linux) or none, then `[,mac=MAC][,mtu=N]` [default: none]
+    /// Connect the guest's network device: user (built in: `[,host-loopback][,ipv6=on|off|auto][,subnet=A.B.C.0][,hostname=NAME]`), stream=PATH (passt, gvproxy -listen-qemu), dgram=PATH (gvproxy -listen-vfkit), tap=NAME (Linux) or none, then `[,mac=MAC][,mtu=N]` [default: user]
     #[arg(long, value_name = "NETWORK")]
     pub net: Option<NetOption>,
+    /// Publish a port of the guest on the host: `[ADDRESS:]HOSTPORT:GUESTPORT[/udp]`, on 127.0.0.1 unless an address is given; port 0 picks one and prints it; may be repeated
+    #[arg(long, value_name = "PORTS")]
+    pub publish: Vec<PublishRule>,
+    /// Make a Unix socket for `minivmm control`, which changes published ports while the machine runs
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Connect the guest with a Unix socket of the host: `PORT=PATH`, the guest connects to vsock PORT of the host, CID 2; may be repeated
     #[arg(long, value_name = "PORT=PATH")]
     pub vsock: Vec<VsockPath>,
@@ -150,6 +157,8 @@ impl Config {
             memory: self.memory.or(file.memory),
             disk: list(self.disk, file.disk),
             net: self.net.or(file.net),
+            publish: list(self.publish, file.publish),
+            control: self.control.or(file.control),
             vsock: list(self.vsock, file.vsock),
             vsock_listen: list(self.vsock_listen, file.vsock_listen),
             vsock_socket: self.vsock_socket.or(file.vsock_socket),
@@ -178,9 +187,9 @@ impl Config {
         let vsock = self.vsock.iter_mut().chain(&mut self.vsock_listen).map(|route| &mut route.path);
         let net = self.net.iter_mut().filter_map(|net| match &mut net.network {
             Network::Stream(path) | Network::Datagram(path) => Some(path),
-            Network::Tap(_) | Network::None => None,
+            Network::User(_) | Network::Tap(_) | Network::None => None,
         });
-        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket).chain(net) {
+        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket).chain(&mut self.control).chain(net) {
             *path = base.join(&*path);
         }
     }
@@ -202,7 +211,9 @@ pub enum ValueError {
     #[error("`{0}` is not PORT=PATH, with a port from 0 to 4294967294")]
     Vsock(String),
     /// Not a network.
-    #[error("`{0}` is not a network: stream=PATH, dgram=PATH, tap=NAME or none, then [,mac=MAC][,mtu=N]")]
+    #[error(
+        "`{0}` is not a network: user[,host-loopback][,ipv6=on|off|auto][,subnet=A.B.C.0][,hostname=NAME], stream=PATH, dgram=PATH, tap=NAME or none, then [,mac=MAC][,mtu=N]"
+    )]
     Net(String),
     /// Not an address that a network device can have.
     #[error("`{0}` is not a MAC address of one device, such as 02:00:00:00:00:01")]
@@ -318,6 +329,8 @@ impl FromStr for VsockPath {
 /// What the guest's network device is connected with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Network {
+    /// The built-in one. Published ports and the MTU are options of their own.
+    User(UserOptions),
     /// A Unix stream socket; each frame behind its length.
     Stream(PathBuf),
     /// A Unix datagram socket; a frame a datagram.
@@ -351,10 +364,16 @@ impl FromStr for NetOption {
             ("dgram", path) if !path.is_empty() => Network::Datagram(path.into()),
             ("tap", name) if !name.is_empty() => Network::Tap(name.to_owned()),
             ("none", "") if text == "none" => Network::None,
+            _ if text == "user" || text.starts_with("user,") => Network::User(UserOptions::default()),
             _ => return Err(unknown()),
         };
         let mut net = Self { network, mac: None, mtu: None };
         for word in words {
+            if let Network::User(user) = &mut net.network
+                && user.set(word)
+            {
+                continue;
+            }
             match word.split_once('=').ok_or_else(unknown)? {
                 ("mac", mac) => net.mac = Some(parse_mac(mac).ok_or_else(|| ValueError::Mac(mac.to_owned()))?),
                 ("mtu", mtu) => net.mtu = Some(parse_mtu(mtu).ok_or_else(|| ValueError::Mtu(mtu.to_owned()))?),
@@ -362,6 +381,19 @@ impl FromStr for NetOption {
             }
         }
         Ok(net)
+    }
+}
+
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PublishRule(pub Rule);
+
+impl FromStr for PublishRule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        text.parse().map(Self)
     }
 }
 
@@ -459,6 +491,7 @@ from_string! {
     MemorySize: ValueError,
     DiskOption: ValueError,
     NetOption: ValueError,
+    PublishRule: RuleError,
     VsockPath: ValueError,
     ConsoleChoice: ValueError,
     OnReset: ValueError,
@@ -481,6 +514,8 @@ mod tests {
             memory = "512M"
             disk = ["root.img,ro", "/data.img,direct,serial=X1"]
             net = "stream=run/passt.sock,mtu=9000"
+            publish = ["8080:80"]
+            control = "c.sock"
             vsock = ["1024=run/agent.sock"]
             vsock-listen = ["22=/run/ssh.sock"]
             vsock-socket = "v.sock"

@@ -15,9 +15,12 @@ use super::Status;
 use super::bundle::{self, BundleCommandError};
 use super::log::{self, RawTerminal};
 use crate::config::{Config, ConfigError, ConsoleChoice, OnReset};
+use crate::error_line::chain;
 use crate::event::{EventError, EventLoop, Stopper};
 use crate::host::console::{HostConsole, Input, Output};
+use crate::host::control::{ControlSocket, Controls};
 use crate::host::escape::Command;
+use crate::host::listener::ListenError;
 use crate::host::net::{HostNet, NetError};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{self, RawMode};
@@ -55,6 +58,8 @@ pub enum BootError {
     },
     #[error("cannot use standard input and output")]
     Stdio(#[source] io::Error),
+    #[error("cannot make the control socket")]
+    ControlSocket(#[source] ListenError),
     #[error(transparent)]
     Net(#[from] NetError),
     #[error(transparent)]
@@ -105,9 +110,13 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
     };
     let vsock = spec.vsock.as_ref().map(HostVsock::open).transpose()?;
     let net = spec.net.as_ref().map(HostNet::open).transpose()?;
+    let controls = Controls { publish: net.as_ref().and_then(HostNet::publish) };
+    let socket = config.control.as_ref().map(|path| ControlSocket::bind(path, controls)).transpose();
+    let socket = socket.map_err(BootError::ControlSocket)?;
+    say_published(&config, net.as_ref());
     let links = Links { net: net.as_ref().map(HostNet::link), vsock: vsock.as_ref().map(HostVsock::link) };
     let machine = Machine::new(spec, link, links, Stages::new(start), config.stats.clone())?;
-    let io = IoThread::start(&console, net, vsock, &machine.control())?;
+    let io = IoThread::start(&console, (net, vsock, socket), &machine.control())?;
     let raw_mode = make_raw(&config, &console, &raw_log)?;
     let on_reset = config.on_reset.unwrap_or_default();
     let result = run_machine(machine, on_reset, config.timeout.map(Duration::from_secs));
@@ -144,6 +153,16 @@ fn run_machine(mut machine: Machine, on_reset: OnReset, timeout: Option<Duration
         Outcome::Terminated => Err(BootError::Terminated),
         Outcome::Failed(error) => Err(BootError::Guest(error)),
         Outcome::Crashed => Err(BootError::Crashed),
+    }
+}
+
+/// Says which ports lead to the guest; also to the quiet where the host chose one, which nobody could know otherwise.
+fn say_published(config: &Config, net: Option<&HostNet>) {
+    let published = net.and_then(HostNet::publish).map(|handle| handle.list()).unwrap_or_default();
+    for (published, asked) in published.iter().zip(&config.publish) {
+        if !config.quiet || asked.0.host.port() == 0 {
+            eprintln!("minivmm: published {}", published.rule);
+        }
     }
 }
 
@@ -220,8 +239,7 @@ struct IoThread {
 impl IoThread {
     fn start(
         console: &Arc<Mutex<HostConsole>>,
-        net: Option<HostNet>,
-        vsock: Option<HostVsock>,
+        (net, vsock, socket): (Option<HostNet>, Option<HostVsock>, Option<ControlSocket>),
         control: &Control,
     ) -> Result<Self, BootError> {
         let mut events = EventLoop::new()?;
@@ -246,13 +264,16 @@ impl IoThread {
         if let Some(net) = net {
             events.add(Arc::new(Mutex::new(net)))?;
         }
+        if let Some(socket) = socket {
+            events.add(Arc::new(Mutex::new(socket)))?;
+        }
         if let Some(vsock) = vsock {
             events.add(Arc::new(Mutex::new(vsock)))?;
         }
         let stopper = events.stopper();
         let body = move || {
             if let Err(error) = events.run() {
-                tracing::error!("the console stops working: {}", super::chain(&error));
+                tracing::error!("the console stops working: {}", chain(&error));
             }
         };
         let thread = std::thread::Builder::new().name("io".to_owned()).spawn(body).map_err(BootError::Thread)?;

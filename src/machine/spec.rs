@@ -9,7 +9,8 @@ use minivmm_firmware::guest;
 
 use minivmm_softcpu::Tier;
 
-use crate::config::{Config, DiskOption, MemorySize, Network, VsockPath};
+use crate::config::{Config, DiskOption, MemorySize, NetOption, Network, VsockPath};
+use crate::host::net::user::{MTU_RANGE, UserOptions};
 use crate::host::net::{NetKind, NetOptions};
 use crate::host::terminal::WindowSize;
 use crate::host::vsock::VsockOptions;
@@ -93,6 +94,12 @@ pub enum SpecError {
         /// How many fit.
         max: usize,
     },
+    /// An MTU that the built-in network cannot have.
+    #[error("--net user cannot have an MTU of {0}: it has {min} to {max}", min = MTU_RANGE.start(), max = MTU_RANGE.end())]
+    UserMtu(u16),
+    /// Ports to publish on a network that does not do that.
+    #[error("--publish needs --net user")]
+    Publish,
     /// A CID that no guest can have.
     #[error("cannot have vsock CID {0}: a guest has {CID_FIRST_GUEST} to {CID_LAST_GUEST}")]
     VsockCid(u32),
@@ -130,7 +137,7 @@ impl MachineSpec {
             return Err(SpecError::VcpuCount(vcpu_count));
         }
         let vsock = vsock_options(config)?;
-        let net = net_options(config, vcpu_count);
+        let net = net_options(config, vcpu_count)?;
         let other_devices = FIXED_VIRTIO_DEVICES + usize::from(vsock.is_some()) + usize::from(net.is_some());
         let max_disks = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - other_devices;
         if config.disk.len() > max_disks {
@@ -154,17 +161,31 @@ impl MachineSpec {
     }
 }
 
-/// A guest has a network device if it is connected with something.
-fn net_options(config: &Config, vcpu_count: u32) -> Option<NetOptions> {
-    let option = config.net.as_ref()?;
+/// A guest has a network device unless nobody wants one.
+fn net_options(config: &Config, vcpu_count: u32) -> Result<Option<NetOptions>, SpecError> {
+    let by_default = NetOption { network: Network::User(UserOptions::default()), mac: None, mtu: None };
+    let option = config.net.as_ref().unwrap_or(&by_default);
+    if !config.publish.is_empty() && !matches!(option.network, Network::User(_)) {
+        return Err(SpecError::Publish);
+    }
     let kind = match &option.network {
+        Network::User(user) => NetKind::User(user_options(config, user, option.mtu)?),
         Network::Stream(path) => NetKind::Stream(path.clone()),
         Network::Datagram(path) => NetKind::Datagram(path.clone()),
         Network::Tap(name) => NetKind::Tap(name.clone()),
-        Network::None => return None,
+        Network::None => return Ok(None),
     };
     let mac = option.mac.unwrap_or_else(|| made_up_mac(config, &kind));
-    Some(NetOptions { kind, mac, mtu: option.mtu, pairs: u16::try_from(vcpu_count).unwrap_or(u16::MAX) })
+    Ok(Some(NetOptions { kind, mac, mtu: option.mtu, pairs: u16::try_from(vcpu_count).unwrap_or(u16::MAX) }))
+}
+
+/// The built-in network, with the options that stand elsewhere.
+fn user_options(config: &Config, user: &UserOptions, mtu: Option<u16>) -> Result<UserOptions, SpecError> {
+    let mtu = mtu.unwrap_or(user.mtu);
+    if !MTU_RANGE.contains(&mtu) {
+        return Err(SpecError::UserMtu(mtu));
+    }
+    Ok(UserOptions { mtu, publish: config.publish.iter().map(|rule| rule.0).collect(), ..user.clone() })
 }
 
 /// An address that stays the same for the same machine and is unlikely to be another's: of what it boots, its disks and its
@@ -287,16 +308,31 @@ mod tests {
     #[test]
     fn more_disks_than_places_are_refused() {
         let config = Config { disk: vec!["d".parse().unwrap(); 63], ..Config::default() };
-        assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 62 }));
+        assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 61 }));
     }
 
     #[test]
     fn network_device_is_there_when_it_is_connected_with_something() {
         let net = |text: &str| spec(&Config { net: Some(text.parse().unwrap()), ..Config::default() }).unwrap().net;
-        assert_eq!((spec(&Config::default()).unwrap().net, net("none")), (None, None));
+        assert_eq!(net("none"), None);
+        let by_default = spec(&Config::default()).unwrap().net.unwrap();
+        assert_eq!(by_default.kind, NetKind::User(UserOptions::default()));
         let options = net("tap=t0,mac=52:54:00:12:34:56,mtu=9000").unwrap();
         let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
         assert_eq!(options, NetOptions { kind: NetKind::Tap("t0".into()), mac, mtu: Some(9000), pairs: 2 });
+    }
+
+    #[test]
+    fn ports_are_published_by_the_built_in_network() {
+        let publish = vec!["8080:80".parse().unwrap()];
+        let with = |net: Option<&str>| {
+            let net = net.map(|net| net.parse().unwrap());
+            spec(&Config { net, publish: publish.clone(), ..Config::default() })
+        };
+        let Some(NetOptions { kind: NetKind::User(user), .. }) = with(None).unwrap().net else { unreachable!() };
+        assert_eq!(user.publish, [publish[0].0]);
+        assert_eq!(with(Some("none")), Err(SpecError::Publish));
+        assert_eq!(with(Some("user,mtu=1000")), Err(SpecError::UserMtu(1000)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The host's end of the guest's network device: back ends, and the participant of the I/O thread's loop that drives one.
 //!
 //! ```text
+//!   --net user          sockets of the host: the built-in NAT      -> UserNet
 //!   --net stream=PATH   passt, gvproxy -listen-qemu, QEMU          -> StreamPeer
 //!   --net dgram=PATH    gvproxy -listen-vfkit, vfkit's relatives   -> DatagramPeer
 //!   --net tap=NAME      a network interface of a Linux host        -> Tap
@@ -12,6 +13,7 @@
 mod datagram;
 mod peer;
 mod stream;
+pub mod user;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +29,7 @@ pub(super) use self::peer::copy as copy_frame;
 
 use self::datagram::DatagramPeer;
 use self::stream::StreamPeer;
+use self::user::{PublishError, PublishHandle, UserNet, UserOptions};
 use super::console::Wakeup;
 use super::tap::Tap;
 use crate::event::Edges;
@@ -37,6 +40,8 @@ const BELL: Token = Token(u64::MAX - 1);
 /// What is at the other end of the guest's network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetKind {
+    /// The built-in NAT.
+    User(UserOptions),
     /// A Unix stream socket; each frame behind its length.
     Stream(PathBuf),
     /// A Unix datagram socket; a frame a datagram.
@@ -48,6 +53,7 @@ pub enum NetKind {
 impl std::fmt::Display for NetKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::User(_) => f.write_str("user"),
             Self::Stream(path) => write!(f, "stream={}", path.display()),
             Self::Datagram(path) => write!(f, "dgram={}", path.display()),
             Self::Tap(name) => write!(f, "tap={name}"),
@@ -83,6 +89,9 @@ pub enum NetError {
         #[source]
         source: io::Error,
     },
+    /// A port cannot be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
 }
 
 /// Puts devices into the place where the I/O thread looks for them.
@@ -102,6 +111,8 @@ impl NetLink {
 pub struct HostNet {
     port: NetPort,
     edges: Arc<Edges>,
+    /// Of the built-in NAT.
+    publish: Option<PublishHandle>,
     /// The bell's other end.
     woken: OwnedFd,
     /// The device has more to do, since then.
@@ -117,6 +128,11 @@ impl HostNet {
     /// [`NetError`].
     pub fn open(options: &NetOptions) -> Result<Self, NetError> {
         let edges = Arc::new(Edges::new().map_err(NetError::Watch)?);
+        if let NetKind::User(user) = &options.kind {
+            let backend = UserNet::open(user.clone(), edges.clone())?;
+            let publish = Some(backend.publish());
+            return Ok(Self { publish, ..Self::new(options, Box::new(backend), edges)? });
+        }
         let backend =
             open_backend(options, &edges).map_err(|source| NetError::Open { kind: options.kind.clone(), source })?;
         Self::new(options, backend, edges)
@@ -130,13 +146,19 @@ impl HostNet {
         let (woken, bell) = Wakeup::new().map_err(NetError::Watch)?;
         edges.watch(woken.as_fd(), BELL).map_err(NetError::Watch)?;
         let port = NetPort::new(options.mac, options.pairs, backend, Box::new(move || bell.wake()));
-        Ok(Self { port, edges, woken, busy_since: None, taken: Vec::new() })
+        Ok(Self { port, edges, publish: None, woken, busy_since: None, taken: Vec::new() })
     }
 
     /// Where devices come from.
     #[must_use]
     pub fn link(&self) -> NetLink {
         NetLink(self.port.clone())
+    }
+
+    /// Publishes ports of the guest, where the built-in NAT does.
+    #[must_use]
+    pub fn publish(&self) -> Option<PublishHandle> {
+        self.publish.clone()
     }
 
     /// Hands every edge to whom it concerns, and lets the device work.
@@ -167,6 +189,7 @@ impl HostNet {
 fn open_backend(options: &NetOptions, edges: &Arc<Edges>) -> io::Result<Box<dyn FrameIo>> {
     let (mtu, edges) = (options.mtu, edges.clone());
     Ok(match &options.kind {
+        NetKind::User(_) => return Err(io::ErrorKind::Unsupported.into()),
         NetKind::Stream(path) => Box::new(StreamPeer::connect(path, mtu, edges)?),
         NetKind::Datagram(path) => Box::new(DatagramPeer::connect(path, mtu, edges)?),
         NetKind::Tap(name) => Box::new(Tap::open(name, mtu, &edges)?),
