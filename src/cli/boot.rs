@@ -129,7 +129,11 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
 }
 
 /// Starts the machine, over and over if that is wanted, until it stops for good.
-fn run_machine(mut machine: Machine, on_reset: OnReset, timeout: Option<Duration>) -> Result<Status, BootError> {
+pub(super) fn run_machine(
+    mut machine: Machine,
+    on_reset: OnReset,
+    timeout: Option<Duration>,
+) -> Result<Status, BootError> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let outcome = loop {
         machine.start();
@@ -166,7 +170,7 @@ fn say_published(config: &Config, net: Option<&HostNet>) {
     }
 }
 
-fn host_facts(config: &Config) -> HostFacts {
+pub(super) fn host_facts(config: &Config) -> HostFacts {
     let cores = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let terminal = has_terminal(config).then(|| terminal::window_size(io::stdin()));
     HostFacts { cores, terminal }
@@ -231,13 +235,14 @@ fn make_raw(
 }
 
 /// The thread that serves console and signals.
-struct IoThread {
+pub(super) struct IoThread {
     stopper: Stopper,
     thread: JoinHandle<()>,
 }
 
 impl IoThread {
-    fn start(
+    /// Starts it.
+    pub(super) fn start(
         console: &Arc<Mutex<HostConsole>>,
         (net, vsock, socket): (Option<HostNet>, Option<HostVsock>, Option<ControlSocket>),
         control: &Control,
@@ -280,7 +285,8 @@ impl IoThread {
         Ok(Self { stopper, thread })
     }
 
-    fn stop(self) {
+    /// Ends it.
+    pub(super) fn stop(self) {
         self.stopper.stop();
         // A panic has been printed already.
         drop(self.thread.join());

@@ -6,6 +6,7 @@
 mod boot;
 mod bundle;
 mod control;
+mod docker;
 mod log;
 mod probe;
 
@@ -55,6 +56,9 @@ enum Command {
     /// Make, show or check the guests that `boot` uses where no kernel is given
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Run containers: an engine that the `docker` command drives
+    #[command(subcommand)]
+    Docker(Box<docker::Command>),
 }
 
 /// Something that ends the program with one line on standard error.
@@ -65,6 +69,8 @@ enum CliError {
     #[error(transparent)]
     Bundle(#[from] bundle::BundleCommandError),
     #[error(transparent)]
+    Docker(#[from] docker::DockerError),
+    #[error(transparent)]
     Control(#[from] control::ControlError),
     #[error("cannot write to standard output")]
     Output(#[from] std::io::Error),
@@ -74,6 +80,7 @@ impl CliError {
     fn status(&self) -> Status {
         match self {
             Self::Boot(error) => error.status(),
+            Self::Docker(error) => error.status(),
             Self::Bundle(_) | Self::Control(_) | Self::Output(_) => Status::Failure,
         }
     }
@@ -91,6 +98,11 @@ pub fn main(start: Instant) -> ExitCode {
         Command::Probe(arguments) => probe::run(&arguments).map(|()| Status::Success).map_err(CliError::from),
         Command::Control(arguments) => control::run(arguments).map(|()| Status::Success).map_err(CliError::from),
         Command::Bundle(command) => bundle::run(&command).map(|()| Status::Success).map_err(CliError::from),
+        Command::Docker(command) => match docker::run(*command, start) {
+            // That of a command in the guest.
+            Ok(status) => return ExitCode::from(status),
+            Err(error) => Err(error.into()),
+        },
     };
     let status = result.unwrap_or_else(|error| {
         eprintln!("minivmm: {}", chain(&error));

@@ -1,7 +1,7 @@
 //! The DNS forwarder: the guest's questions go to the host's resolvers as they are, one after the other until one answers, and the
 //! answers come back as they are (RFC 1035; an answer that is cut off makes the guest ask again by TCP, which is a flow like others).
 //!
-//! Names below `minivmm.internal` are ours. Each question has a socket of its own, on a port that the host chooses: an answer is
+//! Names below [`OUR_DOMAINS`] are ours. Each question has a socket of its own, on a port that the host chooses: an answer is
 //! believed only from the resolver, at that port, with the guest's number.
 
 use std::collections::HashMap;
@@ -19,8 +19,10 @@ use super::packet::{self, Packet, Udp, u16_at};
 
 pub const PORT: u16 = 53;
 const HEADER_BYTES: usize = 12;
-const OUR_DOMAIN: &str = "minivmm.internal";
-const HOST_NAMES: [&str; 2] = ["host.minivmm.internal", "gateway.minivmm.internal"];
+/// The second is what containers call the host by elsewhere.
+const OUR_DOMAINS: [&str; 2] = ["minivmm.internal", "docker.internal"];
+const HOST_NAMES: [&str; 4] =
+    ["host.minivmm.internal", "gateway.minivmm.internal", "host.docker.internal", "gateway.docker.internal"];
 
 const IS_ANSWER: u16 = 0x8000;
 const RECURSION_DESIRED: u16 = 0x0100;
@@ -178,13 +180,14 @@ fn parse_question(message: &[u8]) -> Option<(String, u16, u16, usize)> {
 /// The answer to a question about a name of ours.
 fn own_answer(message: &[u8], link: &Link) -> Option<Vec<u8>> {
     let (name, kind, class, end) = parse_question(message)?;
-    let is_ours = name == OUR_DOMAIN || name.strip_suffix(OUR_DOMAIN).is_some_and(|rest| rest.ends_with('.'));
-    if !is_ours {
+    let is_domain = OUR_DOMAINS.contains(&name.as_str());
+    let is_below = |domain| name.strip_suffix(domain).is_some_and(|rest: &str| rest.ends_with('.'));
+    if !is_domain && !OUR_DOMAINS.into_iter().any(is_below) {
         return None;
     }
-    let is_known = name == OUR_DOMAIN || HOST_NAMES.contains(&name.as_str());
+    let is_known = is_domain || HOST_NAMES.contains(&name.as_str());
     let address = match kind {
-        _ if name == OUR_DOMAIN || !is_known || class != CLASS_IN => None,
+        _ if is_domain || !is_known || class != CLASS_IN => None,
         TYPE_A => Some(IpAddr::V4(link.addresses.gateway_v4())),
         TYPE_AAAA if link.has_ipv6 => Some(IpAddr::V6(link.addresses.gateway_v6())),
         _ => None,

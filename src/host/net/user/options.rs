@@ -87,6 +87,14 @@ impl UserOptions {
     }
 }
 
+impl UserOptions {
+    /// What leads to the host, for the guest.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Addresses::new(self.subnet).gateway_v4()
+    }
+}
+
 /// The addresses of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
