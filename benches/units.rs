@@ -1,4 +1,4 @@
-//! `cargo bench --bench units`: what it costs to translate guest code that is executed once.
+//! `cargo bench -p minivmm-softcpu --bench units`: what it costs to translate guest code that is executed once.
 //!
 //! A guest of many blocks, each of a few instructions as kernels have them (two loads, a store, arithmetic, a comparison, a conditional
 //! branch that is not taken and one that is), runs through all of them once: interpreted, and with each block translated when it is

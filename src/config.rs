@@ -11,6 +11,8 @@ use std::str::FromStr;
 use minivmm_devices::virtio::spec::net::{MAX_MTU, MIN_MTU, MacAddress};
 use serde::Deserialize;
 
+use minivmm_devices::virtio::fs::server::CacheMode;
+use minivmm_devices::virtio::fs::{Tag, TagError};
 use minivmm_softcpu::{Tier, UnknownTier};
 
 use crate::host::net::user::{Rule, RuleError, UserOptions};
@@ -47,6 +49,9 @@ pub struct Config {
     /// Make a Unix socket for `minivmm control`, which changes published ports while the machine runs
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+    /// Share a directory with the guest, which does `mount -t virtiofs TAG DIRECTORY`: `DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map]`; may be repeated
+    #[arg(long, value_name = "SHARE")]
+    pub share: Vec<ShareOption>,
     /// Connect the guest with a Unix socket of the host: `PORT=PATH`, the guest connects to vsock PORT of the host, CID 2; may be repeated
     #[arg(long, value_name = "PORT=PATH")]
     pub vsock: Vec<VsockPath>,
@@ -159,6 +164,7 @@ impl Config {
             net: self.net.or(file.net),
             publish: list(self.publish, file.publish),
             control: self.control.or(file.control),
+            share: list(self.share, file.share),
             vsock: list(self.vsock, file.vsock),
             vsock_listen: list(self.vsock_listen, file.vsock_listen),
             vsock_socket: self.vsock_socket.or(file.vsock_socket),
@@ -183,7 +189,8 @@ impl Config {
             _ => None,
         };
         let single = self.kernel.iter_mut().chain(&mut self.dump_dtb).chain(&mut self.stats).chain(console);
-        let lists = self.initrd.iter_mut().chain(self.disk.iter_mut().map(|disk| &mut disk.path));
+        let shares = self.share.iter_mut().map(|share| &mut share.path);
+        let lists = self.initrd.iter_mut().chain(self.disk.iter_mut().map(|disk| &mut disk.path)).chain(shares);
         let vsock = self.vsock.iter_mut().chain(&mut self.vsock_listen).map(|route| &mut route.path);
         let net = self.net.iter_mut().filter_map(|net| match &mut net.network {
             Network::Stream(path) | Network::Datagram(path) => Some(path),
@@ -207,6 +214,17 @@ pub enum ValueError {
     /// The serial number does not fit its field.
     #[error("serial `{0}` is not 1 to 20 printable ASCII characters")]
     Serial(String),
+    /// Not a share.
+    #[error("`{0}` is not a share: DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map]")]
+    Share(String),
+    /// A tag that no share can have.
+    #[error("share `{text}`: {error}")]
+    Tag {
+        /// What was given.
+        text: String,
+        /// What is wrong with its tag: part of the message, since an option's errors have one line.
+        error: TagError,
+    },
     /// Not a port and a path.
     #[error("`{0}` is not PORT=PATH, with a port from 0 to 4294967294")]
     Vsock(String),
@@ -303,6 +321,64 @@ impl FromStr for DiskOption {
 fn checked_serial(serial: &str) -> Result<String, ValueError> {
     let fits = (1..=SERIAL_LEN).contains(&serial.len()) && serial.bytes().all(|byte| byte.is_ascii_graphic());
     if fits { Ok(serial.to_owned()) } else { Err(ValueError::Serial(serial.to_owned())) }
+}
+
+/// Who owns the files of a share, in the guest's eyes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnerChoice {
+    /// The host's owners if we are root, else the guest's own.
+    #[default]
+    Auto,
+    /// The host's owners.
+    Host,
+    /// The guest's own, kept beside the host's.
+    Map,
+}
+
+/// A directory that the guest can mount.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ShareOption {
+    /// The directory.
+    pub path: PathBuf,
+    /// What the guest mounts it by.
+    pub tag: Tag,
+    /// The guest cannot change anything.
+    pub read_only: bool,
+    /// How the guest may cache.
+    pub cache: CacheMode,
+    /// Whose files they are.
+    pub owner: OwnerChoice,
+}
+
+impl FromStr for ShareOption {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let wrong = || ValueError::Share(text.to_owned());
+        let mut words = text.split(',');
+        // The last colon: a path may have others.
+        let (path, tag) = words.next().and_then(|place| place.rsplit_once(':')).ok_or_else(wrong)?;
+        let tag = Tag::new(tag).map_err(|error| ValueError::Tag { text: text.to_owned(), error })?;
+        if path.is_empty() {
+            return Err(wrong());
+        }
+        let (cache, owner) = (CacheMode::default(), OwnerChoice::default());
+        let mut share = Self { path: path.into(), tag, read_only: false, cache, owner };
+        for word in words {
+            match word {
+                "ro" => share.read_only = true,
+                "cache=auto" => share.cache = CacheMode::Auto,
+                "cache=never" => share.cache = CacheMode::Never,
+                "cache=always" => share.cache = CacheMode::Always,
+                "owner=auto" => share.owner = OwnerChoice::Auto,
+                "owner=host" => share.owner = OwnerChoice::Host,
+                "owner=map" => share.owner = OwnerChoice::Map,
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(share)
+    }
 }
 
 /// A vsock port and the Unix socket that belongs to it.
@@ -492,6 +568,7 @@ from_string! {
     DiskOption: ValueError,
     NetOption: ValueError,
     PublishRule: RuleError,
+    ShareOption: ValueError,
     VsockPath: ValueError,
     ConsoleChoice: ValueError,
     OnReset: ValueError,
@@ -516,6 +593,7 @@ mod tests {
             net = "stream=run/passt.sock,mtu=9000"
             publish = ["8080:80"]
             control = "c.sock"
+            share = ["src:code,ro", "/data:data"]
             vsock = ["1024=run/agent.sock"]
             vsock-listen = ["22=/run/ssh.sock"]
             vsock-socket = "v.sock"
@@ -541,6 +619,8 @@ mod tests {
         let data =
             DiskOption { path: "/data.img".into(), read_only: false, direct: true, serial: Some("X1".to_owned()) };
         assert_eq!(config.disk[1], data);
+        let shares: Vec<_> = config.share.iter().map(|share| (share.path.as_path(), share.read_only)).collect();
+        assert_eq!(shares, [(Path::new("/etc/vm/src"), true), (Path::new("/data"), false)]);
         let route = |port, path: &str| VsockPath { port, path: path.into() };
         assert_eq!(config.vsock, [route(1024, "/etc/vm/run/agent.sock")]);
         assert_eq!(config.vsock_listen, [route(22, "/run/ssh.sock")]);
@@ -602,6 +682,33 @@ mod tests {
         assert_eq!("a,serial=".parse::<DiskOption>(), Err(ValueError::Serial(String::new())));
         let long = "x".repeat(21);
         assert_eq!(format!("a,serial={long}").parse::<DiskOption>(), Err(ValueError::Serial(long)));
+    }
+
+    #[test]
+    fn shares_are_a_directory_a_tag_and_options() {
+        let share: ShareOption = "/a:b:home,ro,cache=never,owner=map".parse().unwrap();
+        let expected = ShareOption {
+            path: "/a:b".into(),
+            tag: Tag::new("home").unwrap(),
+            read_only: true,
+            cache: CacheMode::Never,
+            owner: OwnerChoice::Map,
+        };
+        assert_eq!(share, expected);
+        let share: ShareOption = ".:src".parse().unwrap();
+        assert_eq!((share.read_only, share.cache, share.owner), (false, CacheMode::Auto, OwnerChoice::Auto));
+        for text in ["", "/a", ":tag", "/a:t,rw", "/a:t,cache=some", "/a:t,", "/a:t,owner=me"] {
+            assert_eq!(text.parse::<ShareOption>(), Err(ValueError::Share(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn tag_that_does_not_fit_is_named_with_its_cause() {
+        let message = |text: &str| text.parse::<ShareOption>().unwrap_err().to_string();
+        assert_eq!(message("/a:"), "share `/a:`: tag is empty");
+        let long = format!("/a:{}", "x".repeat(37));
+        assert_eq!(message(&long), format!("share `{long}`: tag is 37 bytes long, more than 36"));
+        assert!(format!("/a:{}", "x".repeat(36)).parse::<ShareOption>().is_ok());
     }
 
     #[test]

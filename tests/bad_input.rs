@@ -203,6 +203,39 @@ fn disk_option_that_does_not_exist() {
 }
 
 #[test]
+fn share_of_no_directory() {
+    let directory = directory();
+    let file = text(&file_of_len(&directory.path().join("file"), 10));
+    let (status, line) = boot(&["--kernel", "Image", "--share", &format!("{file}:tag")]);
+    assert_eq!(status, 1);
+    assert!(line.contains(&file) && line.contains("not a directory"), "{line}");
+    let (status, line) = boot(&["--kernel", "Image", "--share", "/nonexistent/source:tag"]);
+    assert_eq!(status, 1);
+    assert!(line.contains("/nonexistent/source") && line.contains("no such file"), "{line}");
+}
+
+#[test]
+fn share_option_that_does_not_exist() {
+    let (status, line) = boot(&["--kernel", "Image", "--share", "/tmp:tag,rw"]);
+    assert_eq!(status, 2);
+    assert!(line.contains("/tmp:tag,rw") && line.contains("DIR:TAG"), "{line}");
+}
+
+#[test]
+fn share_without_a_tag_that_fits() {
+    let long = format!("/tmp:{}", "x".repeat(37));
+    let (status, line) = boot(&["--kernel", "Image", "--share", &long]);
+    assert_eq!(status, 2);
+    assert!(line.contains(&long) && line.contains("37 bytes long, more than 36"), "{line}");
+}
+
+#[test]
+fn two_shares_of_one_tag() {
+    let (status, line) = boot(&["--kernel", "Image", "--share", "/tmp:a", "--share", "/usr:a"]);
+    assert_eq!((status, line.as_str()), (2, "minivmm: two shares have the tag `a`"));
+}
+
+#[test]
 fn unknown_configuration_key() {
     let directory = directory();
     let path = in_directory(&directory, "machine.toml");

@@ -21,7 +21,7 @@ const HOST_CFG: [&str; 5] = [
     "src/event/mod.rs",
     "src/host/mod.rs",
     "src/softcpu/src/translate/mod.rs",
-    "devices/src/virtio/fs/passthrough/mod.rs",
+    "src/host/fs/passthrough/mod.rs",
 ];
 
 /// Names that say nothing.

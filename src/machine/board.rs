@@ -17,6 +17,7 @@ use minivmm_devices::pl031::Pl031;
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::blk::{Blk, BlkCounters};
 use minivmm_devices::virtio::console::{Console, ConsolePort};
+use minivmm_devices::virtio::fs::server::FsCounters;
 use minivmm_devices::virtio::net::{NetCounters, NetPort};
 use minivmm_devices::virtio::rng::{EntropySource, Rng};
 use minivmm_devices::virtio::transport::mmio::MmioTransport;
@@ -25,9 +26,12 @@ use vm_memory::GuestAddress;
 
 use super::images::{self, ImageError};
 use super::port::{PortOutput, SerialPort, VirtioPort, lock};
+use super::shares;
 use super::spec::MachineSpec;
 use super::{BootEvents, ConsoleLink, Links};
+use crate::config::ShareOption;
 use crate::host::disk::{DiskError, RawDisk};
+use crate::host::fs::{Corrector, ShareError};
 use crate::host::net::NetLink;
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
@@ -42,6 +46,12 @@ pub enum BuildError {
     /// A disk image.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A shared directory.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// Changes of shared directories cannot be watched.
+    #[error("cannot watch shared directories")]
+    Watch(#[source] std::io::Error),
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -71,6 +81,10 @@ pub struct Board {
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
     net: Option<NetPort>,
+    /// By the device's name.
+    shares: Vec<(String, Arc<FsCounters>)>,
+    /// Runs as long as the shares are served.
+    _coherence: Option<Corrector>,
     vsock: Option<Arc<VsockCounters>>,
     vm: Arc<dyn Vm>,
 }
@@ -101,6 +115,7 @@ impl Board {
         events: &BootEvents,
     ) -> Result<Self, BuildError> {
         let disks = spec.disks.iter().map(RawDisk::open).collect::<Result<Vec<_>, _>>()?;
+        let shares = shares::open(&spec.shares)?;
         let ram = Arc::new(GuestRam::new(layout::RAM, spec.memory_bytes)?);
         let vm =
             hypervisor.create_vm(&VmSpec { vcpu_count: spec.vcpu_count, ram: ram.clone(), cpu_tier: spec.cpu_tier })?;
@@ -116,6 +131,11 @@ impl Board {
             disk_counters.push(parts.add_disk(disk, option.serial.as_deref().unwrap_or_default(), queue_count)?);
         }
         let net = links.net.as_ref().map(|link| parts.add_net(link)).transpose()?;
+        let door = links.vsock.as_ref().map(VsockLink::agent_door);
+        let (shares, coherence) = shares::watch(shares, &spec.shares, door).map_err(BuildError::Watch)?;
+        let shares = shares.into_iter().zip(&spec.shares);
+        let shares =
+            shares.map(|(share, option)| parts.add_share(share, option, queue_count)).collect::<Result<_, _>>()?;
         let vsock = links.vsock.as_ref().map(|link| parts.add_vsock(link)).transpose()?;
         let entry = images::load(spec, &ram, parts.virtio_count())?;
         vm.code_was_written(entry.kernel, entry.kernel_bytes);
@@ -132,7 +152,7 @@ impl Board {
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
         let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
-        Ok(Self { vcpus, io, gpio, virtio, console, disks, net, vsock, vm })
+        Ok(Self { vcpus, io, gpio, virtio, console, disks, net, shares, vsock, _coherence: coherence, vm })
     }
 
     /// Presses or releases the power key.
@@ -172,6 +192,9 @@ impl Board {
         }
         if let Some(port) = &self.net {
             report.add_device(NET_NAME, &net_counters(port.counters()));
+        }
+        for (name, counters) in &self.shares {
+            shares::report(report, name, counters);
         }
         if let Some(counters) = &self.vsock {
             report.add_device(VSOCK_NAME, &vsock_counters(counters));
@@ -334,6 +357,18 @@ impl Parts {
         let (device, port) = link.device();
         self.add_virtio(NET_NAME.to_owned(), Box::new(device))?;
         Ok(port)
+    }
+
+    fn add_share(
+        &mut self,
+        share: shares::Watched,
+        option: &ShareOption,
+        queue_count: u16,
+    ) -> Result<(String, Arc<FsCounters>), BuildError> {
+        let device = shares::device(share, option, queue_count);
+        let (name, counters) = (format!("virtio fs {}", option.tag), device.counters());
+        self.add_virtio(name.clone(), Box::new(device))?;
+        Ok((name, counters))
     }
 
     fn add_vsock(&mut self, link: &VsockLink) -> Result<Arc<VsockCounters>, BuildError> {

@@ -16,6 +16,7 @@ mod images;
 pub mod kernel_log;
 mod port;
 pub mod ready;
+mod shares;
 pub mod spec;
 
 use std::path::PathBuf;

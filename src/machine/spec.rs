@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use minivmm_devices::virtio::fs::Tag;
+use minivmm_devices::virtio::fs::server::CacheMode;
 use minivmm_devices::virtio::spec::net::MacAddress;
 use minivmm_devices::virtio::spec::vsock::{CID_FIRST_GUEST, CID_LAST_GUEST};
 use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
@@ -9,7 +11,7 @@ use minivmm_firmware::guest;
 
 use minivmm_softcpu::Tier;
 
-use crate::config::{Config, DiskOption, MemorySize, NetOption, Network, VsockPath};
+use crate::config::{Config, DiskOption, MemorySize, NetOption, Network, ShareOption, VsockPath};
 use crate::host::net::user::{MTU_RANGE, UserOptions};
 use crate::host::net::{NetKind, NetOptions};
 use crate::host::terminal::WindowSize;
@@ -37,6 +39,8 @@ pub struct MachineSpec {
     pub disks: Vec<DiskOption>,
     /// The network device, if there is one.
     pub net: Option<NetOptions>,
+    /// Shared directories, in the order in which the guest sees them, each with a tag of its own.
+    pub shares: Vec<ShareOption>,
     /// The socket device, if there is one.
     pub vsock: Option<VsockOptions>,
     /// Input waits until the guest says that it is ready for it.
@@ -100,6 +104,19 @@ pub enum SpecError {
     /// Ports to publish on a network that does not do that.
     #[error("--publish needs --net user")]
     Publish,
+    /// More shares than there are places.
+    #[error("cannot have {count} shares: a machine has at most {max}, with {others} other devices")]
+    TooManyShares {
+        /// How many were given.
+        count: usize,
+        /// How many fit.
+        max: usize,
+        /// What else takes a place.
+        others: usize,
+    },
+    /// Two shares of one name.
+    #[error("two shares have the tag `{0}`")]
+    ShareTag(Tag),
     /// A CID that no guest can have.
     #[error("cannot have vsock CID {0}: a guest has {CID_FIRST_GUEST} to {CID_LAST_GUEST}")]
     VsockCid(u32),
@@ -143,6 +160,7 @@ impl MachineSpec {
         if config.disk.len() > max_disks {
             return Err(SpecError::TooManyDisks { count: config.disk.len(), max: max_disks });
         }
+        check_shares(&config.share, max_disks - config.disk.len())?;
         let cmdline = command_line(config, &files, host)?;
         Ok(Self {
             vcpu_count,
@@ -153,6 +171,7 @@ impl MachineSpec {
             input_waits: files.is_bundle && host.terminal.is_none(),
             disks: config.disk.clone(),
             net,
+            shares: config.share.clone(),
             vsock,
             hypervisor: config.hypervisor.unwrap_or_default(),
             cpu_tier: config.cpu_tier.unwrap_or_default().0,
@@ -209,7 +228,9 @@ const DEFAULT_VSOCK_CID: u32 = CID_FIRST_GUEST;
 fn vsock_options(config: &Config) -> Result<Option<VsockOptions>, SpecError> {
     let routes = |list: &[VsockPath]| list.iter().map(|route| (route.port, route.path.clone())).collect::<Vec<_>>();
     let (connect, listen) = (routes(&config.vsock), routes(&config.vsock_listen));
-    let is_wanted = !connect.is_empty() || !listen.is_empty() || config.vsock_socket.is_some();
+    // The agent in the guest, which brings it what the host changes, comes that way.
+    let is_shared = config.share.iter().any(|share| share.cache == CacheMode::Auto);
+    let is_wanted = is_shared || !connect.is_empty() || !listen.is_empty() || config.vsock_socket.is_some();
     if !is_wanted && config.vsock_cid.is_none() {
         return Ok(None);
     }
@@ -223,6 +244,17 @@ fn vsock_options(config: &Config) -> Result<Option<VsockOptions>, SpecError> {
         return Err(SpecError::VsockPort(*port));
     }
     Ok(Some(VsockOptions { cid, connect, listen, socket: config.vsock_socket.clone() }))
+}
+
+/// `places` are left for devices.
+fn check_shares(shares: &[ShareOption], places: usize) -> Result<(), SpecError> {
+    if shares.len() > places {
+        let others = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - places;
+        return Err(SpecError::TooManyShares { count: shares.len(), max: places, others });
+    }
+    let before = |index: usize| shares.iter().take(index);
+    let again = shares.iter().enumerate().find(|(index, share)| before(*index).any(|other| other.tag == share.tag));
+    again.map_or(Ok(()), |(_, share)| Err(SpecError::ShareTag(share.tag)))
 }
 
 fn checked_memory(size: MemorySize) -> Result<u64, SpecError> {
@@ -347,6 +379,19 @@ mod tests {
         assert_ne!(first, mac("tap=t0", &["b.img"]));
         assert_eq!(first[0] & 3, 2, "of one device, locally administered");
         assert_eq!(first, [30, 155, 79, 136, 117, 249], "not by the standard library's hash, which may change");
+    }
+
+    #[test]
+    fn shares_have_a_place_and_a_tag_each() {
+        let share = |text: &str| text.parse().unwrap();
+        let config = Config { share: vec![share("/a:x"), share("/b:y"), share("/c:x")], ..Config::default() };
+        assert_eq!(spec(&config).unwrap_err().to_string(), "two shares have the tag `x`");
+        let config = Config { share: vec![share("/a:x"), share("/a:y")], ..Config::default() };
+        assert_eq!(spec(&config).unwrap().shares.len(), 2);
+        let shares = (0..10).map(|index| share(&format!("/a:{index}"))).collect();
+        let config = Config { disk: vec!["d".parse().unwrap(); 53], share: shares, ..Config::default() };
+        let message = "cannot have 10 shares: a machine has at most 8, with 56 other devices";
+        assert_eq!(spec(&config).unwrap_err().to_string(), message);
     }
 
     #[test]

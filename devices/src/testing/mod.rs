@@ -4,6 +4,8 @@
 
 mod disk;
 mod driver;
+mod file_tree;
+pub mod files;
 pub mod frames;
 pub mod hostile;
 pub mod packets;
@@ -19,6 +21,7 @@ use minivmm_aarch64::Intid;
 
 pub use self::disk::{Call, MemoryDisk};
 pub use self::driver::{Buffer, Descriptor, Driver, Layout, register};
+pub use self::file_tree::FileTree;
 use crate::irq::{IrqLine, IrqSink};
 use crate::output::ByteOutput;
 use crate::virtio::rng::EntropySource;

@@ -130,6 +130,15 @@ impl<'a> Stream<'a> {
     /// As for [`Self::read_object`].
     pub fn slices(&mut self, len: u64) -> Result<Vec<VolatileSlice<'a>>, ChainError> {
         let mut slices = Vec::with_capacity(self.segments.len());
+        self.slices_into(len, &mut slices)?;
+        Ok(slices)
+    }
+
+    /// As [`Self::slices`], appended to `slices`, which may have been used before.
+    ///
+    /// # Errors
+    /// As for [`Self::read_object`].
+    pub fn slices_into(&mut self, len: u64, slices: &mut Vec<VolatileSlice<'a>>) -> Result<(), ChainError> {
         let mut left = len;
         while left > 0 {
             let wanted = usize::try_from(left).unwrap_or(usize::MAX);
@@ -140,7 +149,7 @@ impl<'a> Stream<'a> {
             }
             left -= piece as u64;
         }
-        Ok(slices)
+        Ok(())
     }
 
     /// Moves past the next `len` bytes.

@@ -11,6 +11,7 @@ pub mod blk;
 pub mod chain;
 pub mod console;
 pub mod doorbell;
+pub mod fs;
 pub mod interrupt;
 pub mod net;
 pub mod queue;

@@ -141,6 +141,17 @@ impl Queue {
         Ok(Some(chain))
     }
 
+    /// How many chains the driver has made available that were not popped yet. A hint: more may come at any time.
+    #[must_use]
+    pub fn backlog(&self) -> u16 {
+        if self.failed {
+            return 0;
+        }
+        // An index that cannot be read fails the queue when it is popped; one that claims too much is cut.
+        let available = self.ring.avail_idx(&self.memory, Ordering::Relaxed).map_or(0, |index| index.0);
+        available.wrapping_sub(self.ring.next_avail()).min(self.ring.size())
+    }
+
     /// Gives `chain` back, `written` bytes of its writable part filled.
     pub fn complete(&mut self, chain: Chain, written: u32) {
         if self.failed {

@@ -14,16 +14,18 @@ use super::made::{Content, Made};
 use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
 use super::modules::{ModuleError, Modules};
 use super::repository::{Package, Repository, RepositoryError};
+use crate::agent::PROGRAM;
 use super::root::RootError;
 
 const BUSYBOX: &str = "busybox-static";
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 10] = [
+const GUEST_FILES: [(&str, u32, &str); 11] = [
     ("init", 0o755, include_str!("../../guest/init")),
     ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
     ("lib/minivmm/session", 0o755, include_str!("../../guest/session")),
     ("lib/minivmm/network", 0o755, include_str!("../../guest/network")),
     ("lib/minivmm/lease", 0o755, include_str!("../../guest/lease")),
+    ("lib/minivmm/shares", 0o755, include_str!("../../guest/shares")),
     ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
     ("etc/inittab", 0o644, include_str!("../../guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../guest/profile")),
@@ -42,7 +44,7 @@ pub(super) fn hash_of(files: &[(&str, u32, &str)]) -> String {
     let parts = files.iter().flat_map(|(path, permissions, content)| {
         [path.as_bytes().to_vec(), permissions.to_le_bytes().to_vec(), content.as_bytes().to_vec()]
     });
-    download::sha256(&parts.flatten().collect::<Vec<u8>>())
+    download::sha256(&parts.flatten().chain(PROGRAM.iter().copied()).collect::<Vec<u8>>())
 }
 
 /// Depth of metapackage, image package, and the packages that newer images are split into.
@@ -274,6 +276,7 @@ fn initramfs(kernel_version: &str, busybox: Vec<u8>, modules: &Modules) -> Resul
     for (path, permissions, content) in GUEST_FILES {
         archive.file(path, permissions, content.as_bytes().to_vec());
     }
+    archive.file("lib/minivmm/agent", 0o755, PROGRAM.to_vec());
     add_modules(&mut archive, kernel_version, modules).map_err(ShellError::Modules)?;
     archive.to_bytes().ok_or(ShellError::TooLarge)
 }

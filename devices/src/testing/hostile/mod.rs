@@ -4,6 +4,7 @@
 //! code. Each `run` panics when a rule is broken, and what it compares with is a second, naive reading of the specification.
 
 pub mod blk;
+pub mod fs;
 pub mod queue;
 pub mod registers;
 pub mod transport;
@@ -101,7 +102,10 @@ fn watch_workers() {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let thread = std::thread::current();
-            if thread.name().is_some_and(|name| name.starts_with("blk-") || name == "console") {
+            if thread
+                .name()
+                .is_some_and(|name| name.starts_with("blk-") || name.starts_with("fs-") || name == "console")
+            {
                 WORKER_PANICS.fetch_add(1, Ordering::SeqCst);
             }
             previous(info);

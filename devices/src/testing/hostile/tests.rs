@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{blk, queue, registers, transport, vsock};
+use super::{blk, fs, queue, registers, transport, vsock};
 use crate::testing::property::{config, script};
 
 proptest! {
@@ -47,5 +47,14 @@ proptest! {
     #[test]
     fn socket_device_keeps_connections_apart_and_whole(script in script::<vsock::Script>(1500)) {
         vsock::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+
+    #[test]
+    fn shared_folder_knows_what_the_guest_was_told_and_no_more(script in script::<fs::Script>(1500)) {
+        fs::run(&script);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod blk;
 pub mod console;
+pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;
@@ -26,6 +27,8 @@ pub mod device_id {
     pub const ENTROPY: u32 = 4;
     /// Socket device, §5.10.
     pub const SOCKET: u32 = 19;
+    /// File system device, §5.11.
+    pub const FILE_SYSTEM: u32 = 26;
 }
 
 /// §2.1: bits of the device status field.

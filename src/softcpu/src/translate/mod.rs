@@ -14,7 +14,8 @@
 //! costs: a compiler of regions of several blocks with Cranelift, which passed every suite, took 0.9 to 3.5 ms for a region, and guests took
 //! 1.0 to 1.6 times as long with it as with units. Each access to memory may fault and each block may be left for an interrupt, so that an
 //! optimizer finds little to remove that one pass leaves: registers stay in the host's and flags that nobody reads are not computed here
-//! either. `cargo bench --bench units` says what a unit costs. arm64 hosts get no code: those that matter have a hypervisor.
+//! either. `cargo bench -p minivmm-softcpu --bench units` says what a unit costs:
+//! 14 µs for a block of 10 instructions with three look-ups on 2026-11-28, on a busy machine. arm64 hosts get no code: those that matter have a hypervisor.
 
 #[cfg_attr(
     not(all(target_arch = "x86_64", target_os = "linux")),

@@ -1,0 +1,180 @@
+//! The threads that serve a file system device.
+//!
+//! The hiprio queue has one of its own, so that FORGETs never wait behind a request. All request queues share the others: a notification
+//! wakes one, which serves the request itself, without another hand-over, and sleeps again. Threads beyond the first are started when
+//! they are needed: when more requests wait in a queue than the thread that serves it should keep to itself, or before one that may
+//! take long, so that somebody watches the queue meanwhile.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::crew::{Crew, MAX_MEMBERS};
+use super::server::{FsCounters, Scratch, Server};
+use crate::virtio::GuestMemory;
+use crate::virtio::doorbell::Doorbell;
+use crate::virtio::queue::Queue;
+
+/// Requests that wait behind the one a thread takes before it calls another to help: waking one costs more than a short request does.
+const BACKLOG_TO_SHARE: u16 = 2;
+
+/// The most threads for `queue_count` request queues: a request that blocks occupies one, and a guest can make every one block.
+fn most_threads(queue_count: usize) -> usize {
+    (2 * queue_count + 2).min(MAX_MEMBERS)
+}
+
+/// Serves the hiprio queue until `bell` is stopped.
+pub(super) fn serve_hiprio(mut queue: Queue, server: &Server, bell: &Doorbell) {
+    let (memory, mut scratch) = (queue.memory().clone(), Scratch::default());
+    while bell.wait() {
+        loop {
+            queue.disable_notification();
+            // At most a queue's worth at a time: then the driver hears of it, and a reset is noticed.
+            for _ in 0..queue.size() {
+                let Some(chain) = queue.pop() else { break };
+                match server.serve(&chain, &memory, &mut scratch, &mut || {}) {
+                    Ok(written) => queue.complete(chain, written),
+                    Err(error) => queue.fail_chain(chain, error),
+                }
+            }
+            queue.notify_used();
+            if bell.is_stopped() || !queue.enable_notification() {
+                break;
+            }
+        }
+    }
+}
+
+/// What the threads of the request queues share.
+#[derive(Debug)]
+struct Shared {
+    /// By number of the request queue. Locked for the time of a look at the ring, never while a request is served.
+    queues: Vec<Option<Mutex<Queue>>>,
+    memory: GuestMemory,
+    server: Arc<Server>,
+    counters: Arc<FsCounters>,
+    crew: Crew,
+    /// Those that were started. Comes after a queue's lock, if both are held.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The request queues of an active device, with the threads that serve them until it is dropped.
+#[derive(Debug)]
+pub(super) struct Workers(Arc<Shared>);
+
+impl Workers {
+    /// Starts the first thread for `queues`, by number of the request queue. Queues beyond [`MAX_MEMBERS`] are not served.
+    ///
+    /// # Errors
+    /// The host's, if it has no thread left.
+    pub fn start(queues: Vec<Option<Queue>>, memory: GuestMemory, server: Arc<Server>) -> std::io::Result<Self> {
+        let queues = queues.into_iter().take(MAX_MEMBERS).map(|queue| queue.map(Mutex::new)).collect();
+        let (counters, crew, threads) = (server.counters(), Crew::default(), Mutex::default());
+        let shared = Arc::new(Shared { queues, memory, server, counters, crew, threads });
+        Shared::start_thread(&shared)?;
+        Ok(Self(shared))
+    }
+
+    /// Has request queue `queue` looked at. Does not block.
+    pub fn notify(&self, queue: usize) {
+        self.0.crew.ring(queue);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.crew.stop();
+        // One that is being started right now is in the list before the lock is free, and sees that it shall end.
+        loop {
+            let Some(thread) = lock(&self.0.threads).pop() else { break };
+            if thread.join().is_err() {
+                tracing::error!("a thread of a shared folder panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Starts one more thread, if there may be one.
+    fn start_thread(shared: &Arc<Self>) -> std::io::Result<()> {
+        let mut threads = lock(&shared.threads);
+        let member = threads.len();
+        if member >= most_threads(shared.queues.len()) || shared.crew.is_stopped() {
+            return Ok(());
+        }
+        let own = shared.clone();
+        threads.push(thread::Builder::new().name(format!("fs-{member}")).spawn(move || Self::run(&own, member))?);
+        FsCounters::add(&shared.counters.workers, 1);
+        Ok(())
+    }
+
+    fn run(shared: &Arc<Self>, member: usize) {
+        let mut scratch = Scratch::default();
+        while let Some(queue) = shared.crew.wait(member) {
+            FsCounters::add(&shared.counters.wakeups, 1);
+            if let Some(Some(queue_lock)) = shared.queues.get(queue) {
+                Self::serve(shared, queue, queue_lock, &mut scratch);
+            }
+        }
+    }
+
+    /// Serves request queue `number` until it is empty.
+    fn serve(shared: &Arc<Self>, number: usize, queue_lock: &Mutex<Queue>, scratch: &mut Scratch) {
+        let mut queue = lock(queue_lock);
+        while !shared.crew.is_stopped() {
+            queue.disable_notification();
+            let Some(chain) = queue.pop() else {
+                // Looking again after asking for notifications, so that no buffer is missed (§2.7.7.2).
+                if queue.enable_notification() {
+                    continue;
+                }
+                break;
+            };
+            let backlog = queue.backlog();
+            drop(queue);
+            if backlog >= BACKLOG_TO_SHARE {
+                Self::call_help(shared, number);
+            }
+            let mut before_long = || Self::leave_watched(shared, number, queue_lock);
+            let served = shared.server.serve(&chain, &shared.memory, scratch, &mut before_long);
+            queue = lock(queue_lock);
+            match served {
+                Ok(written) => {
+                    queue.complete(chain, written);
+                    queue.notify_used();
+                }
+                Err(error) => queue.fail_chain(chain, error),
+            }
+        }
+    }
+
+    /// Makes sure that requests which come while this thread is busy for long are served by another.
+    fn leave_watched(shared: &Arc<Self>, number: usize, queue_lock: &Mutex<Queue>) {
+        if !shared.crew.has_idle() {
+            Self::start_thread_or_warn(shared);
+        }
+        if lock(queue_lock).enable_notification() {
+            FsCounters::add(&shared.counters.handed_off, 1);
+            shared.crew.ring(number);
+        }
+    }
+
+    /// Has another thread take some of what waits in queue `number`.
+    fn call_help(shared: &Arc<Self>, number: usize) {
+        if !shared.crew.has_idle() {
+            Self::start_thread_or_warn(shared);
+        }
+        FsCounters::add(&shared.counters.handed_off, 1);
+        shared.crew.ring(number);
+    }
+
+    fn start_thread_or_warn(shared: &Arc<Self>) {
+        // There is one at least: requests wait for it.
+        if let Err(error) = Self::start_thread(shared) {
+            tracing::debug!("no further thread for a shared folder: {error}");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
