@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use minivmm_firmware::bundle::BundleStore;
-use minivmm_firmware::guest::docker::{API_PORT, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL};
+use minivmm_firmware::guest::docker::{API_PORT, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL, SHARE};
 use serde::{Deserialize, Serialize};
 
 use super::DockerError;
@@ -248,12 +248,21 @@ fn is_missing_version(port: &Port, error: &io::Error) -> bool {
         && rustix::io::Errno::from_io_error(error).is_some_and(|error| missing.contains(&error))
 }
 
+/// What the guest mounts the shared folder `index` by.
+fn tag(index: usize) -> String {
+    format!("share{index}")
+}
+
 fn files(options: &Options) -> Result<BootFiles, DockerError> {
     let bundle =
         BundleStore::of_user().and_then(|store| store.find(&options.bundle)).map_err(BundleCommandError::from)?;
     let registries = options.insecure_registries.iter().map(|name| format!(" minivmm.insecure={name}"));
+    let shares = options.shares.iter().zip(0..);
+    let shares =
+        shares.map(|(path, index)| format!(" {SHARE}{}:{}", tag(index), requests::base64(&path.to_string_lossy())));
     let gateway = UserOptions::default().gateway();
-    let cmdline = format!("loglevel=4 minivmm.gateway={gateway}{}", registries.collect::<String>());
+    let cmdline =
+        format!("loglevel=4 minivmm.gateway={gateway}{}{}", registries.collect::<String>(), shares.collect::<String>());
     Ok(BootFiles { kernel: bundle.kernel(), initrds: vec![bundle.initramfs()], cmdline, is_bundle: false })
 }
 
@@ -284,6 +293,12 @@ fn config(state: &StateDirectory, options: &Options) -> Config {
             VsockPath { port: API_PORT, path: state.api_socket() },
             VsockPath { port: REQUEST_PORT, path: state.request_socket() },
         ],
+        share: options
+            .shares
+            .iter()
+            .zip(0..)
+            .filter_map(|(path, index)| format!("{}:{}", path.display(), tag(index)).parse().ok())
+            .collect(),
         hypervisor: options.hypervisor.as_ref().and_then(|name| name.parse().ok()),
         cpu_tier: options.cpu_tier.as_ref().and_then(|name| name.parse().ok()),
         console: Some(ConsoleChoice::None),

@@ -80,6 +80,8 @@ pub enum DockerError {
     },
     #[error("cannot share {}: it is not a directory", .0.display())]
     ShareKind(PathBuf),
+    #[error("cannot share {}: the machine has its own, or the name has a comma", .0.display())]
+    ShareName(PathBuf),
     #[error("{0:?} is not the name of a registry")]
     Registry(String),
     #[error("the engine does not run; `minivmm docker start` starts it")]
