@@ -5,7 +5,8 @@
 //! would have done that matters is done here: the `iptables` alternative, the file of CA certificates, accounts. There is no
 //! `ld.so.cache`: the loader of a Debian libc looks into the few directories that there are by itself.
 //!
-//! The root is not compressed. Measured on the software CPU: see `firmware/guest/docker/README.md`.
+//! The root is not compressed: a software CPU spends longer unpacking the 250 MB of programs that are read on the way to an answering dockerd than any
+//! host's disk spends reading them, and only a cache directory pays for it, with 290 MB.
 
 use std::fs;
 use std::path::Path;
@@ -106,13 +107,14 @@ const INITRAMFS_FILES: [(&str, u32, &str); 1] = [("init", 0o755, include_str!(".
 const INITRAMFS_APPLETS: [&str; 6] = ["mkdir", "modprobe", "mount", "sh", "sleep", "switch_root"];
 
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 15] = [
+const GUEST_FILES: [(&str, u32, &str); 16] = [
     ("etc/inittab", 0o644, include_str!("../../guest/docker/inittab")),
     ("usr/lib/minivmm/start", 0o755, include_str!("../../guest/docker/start")),
     ("usr/lib/minivmm/stop", 0o755, include_str!("../../guest/docker/stop")),
     ("usr/lib/minivmm/report", 0o644, include_str!("../../guest/docker/report")),
     ("usr/lib/minivmm/data-disk", 0o755, include_str!("../../guest/docker/data-disk")),
-    ("usr/lib/minivmm/dhcp", 0o755, include_str!("../../guest/docker/dhcp")),
+    ("usr/lib/minivmm/network", 0o755, include_str!("../../guest/network")),
+    ("usr/lib/minivmm/lease", 0o755, include_str!("../../guest/lease")),
     ("usr/lib/minivmm/requests", 0o755, include_str!("../../guest/docker/requests")),
     ("usr/lib/minivmm/docker-proxy", 0o755, include_str!("../../guest/docker/docker-proxy")),
     ("usr/lib/minivmm/publish", 0o755, include_str!("../../guest/docker/publish")),
