@@ -184,14 +184,16 @@ fn run_machine(
     publications.serve(blocking(&publish)?)?;
     let supervisor = Supervisor { state: state.clone(), board: board.clone(), folders, reports };
     let body = move || supervisor.run();
-    std::thread::Builder::new().name("supervisor".to_owned()).spawn(body).map_err(BootError::Thread)?;
+    let supervisor =
+        std::thread::Builder::new().name("supervisor".to_owned()).spawn(body).map_err(BootError::Thread)?;
 
     let outcome = boot::run_machine(machine, OnReset::Restart, None);
     io.stop();
     lock(&console).flush(OUTPUT_PATIENCE);
-    // The end of the pipe ends the journal.
+    // The end of the pipe ends the journal, and that the supervisor, which has then heard the guest's last words.
     drop(console);
     drop(journal.join());
+    drop(supervisor.join());
     match outcome? {
         ExitStatus::Success => Ok(()),
         _ => Err(DockerError::Failed("the guest's kernel panicked".to_owned())),
@@ -359,7 +361,7 @@ impl StatusBoard {
         }
         self.change(|status| {
             status.state = if failed { "failed" } else { "stopped" }.to_owned();
-            (status.problem, status.published) = (problem, Vec::new());
+            (status.problem, status.warning, status.published) = (problem, None, Vec::new());
         });
     }
 }
@@ -425,11 +427,13 @@ impl Supervisor {
     /// Until the guest ends.
     fn watch(&self) {
         let mut right = ClockWatch::new(SystemTime::now(), Instant::now());
+        let disk = File::open(self.state.data_disk()).ok();
         loop {
             match self.reports.recv_timeout(clock::PERIOD) {
                 Ok(report) => self.note(report),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
+                    self.watch_space(disk.as_ref());
                     let (wall, monotonic) = (SystemTime::now(), Instant::now());
                     if right.is_off(wall, monotonic) {
                         match requests::set_clock(&self.state.request_socket(), wall) {
@@ -439,6 +443,21 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    /// Warns while the host has no room for what the guest writes.
+    fn watch_space(&self, disk: Option<&File>) {
+        let free = disk.and_then(data_disk::free_bytes).filter(|free| data_disk::is_low(*free));
+        let warning = free.map(|free| {
+            let free = MemorySize(free >> 20 << 20);
+            format!("the host's disk is nearly full ({free} left): containers will fail to write; make room, or prune")
+        });
+        if warning.is_some() != lock(&self.board.status).warning.is_some() {
+            if let Some(warning) = &warning {
+                tracing::warn!("{warning}");
+            }
+            self.board.change(|status| status.warning = warning);
         }
     }
 

@@ -215,7 +215,7 @@ fn current_status(state: &StateDirectory) -> Status {
             died.then(|| "the process was killed or crashed; what containers had written is safe".to_owned());
         status.state = "stopped".to_owned();
     }
-    status.published.clear();
+    (status.warning, status.published) = (None, Vec::new());
     status
 }
 
@@ -228,6 +228,9 @@ fn show_status(state: &StateDirectory, json: bool) -> Result<u8, DockerError> {
         writeln!(out, "state      {}", status.state)?;
         if let Some(problem) = &status.problem {
             writeln!(out, "problem    {problem}")?;
+        }
+        if let Some(warning) = &status.warning {
+            writeln!(out, "warning    {warning}")?;
         }
         if status.state == "running" {
             let socket = state.docker_socket();
