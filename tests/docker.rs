@@ -19,7 +19,7 @@ use tempfile::TempDir;
 mod support;
 
 /// A command that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 /// Names that the image's busybox answers to.
 const APPLETS: [&str; 30] = [
     "cat", "chmod", "chown", "cut", "dd", "echo", "env", "false", "grep", "head", "httpd", "id", "ls", "md5sum",
