@@ -127,7 +127,8 @@ impl Fixture {
         add("linux-image-cloud-arm64", "linux-image-6.12.1-cloud-arm64 (= 1)", "/pool/meta.deb", package(&[]));
         add("linux-image-6.12.1-cloud-arm64", "kmod, a | b", KERNEL_DEB, package(&files));
         add("busybox-static", "", "/pool/busybox.deb", package(&[("usr/bin/busybox", b"busybox")]));
-        let programs: [(&str, &str, &[(&str, &[u8])]); 13] = [
+        type Program<'p> = (&'p str, &'p str, &'p [(&'p str, &'p [u8])]);
+        let programs: [Program<'_>; 13] = [
             ("base-files", "awk", &[("usr/lib/os-release", b"NAME=x")]),
             (
                 "docker.io",
