@@ -28,8 +28,12 @@ pub trait Coherence: Send + Sync {
     /// The guest forgot `node`; its number comes to mean nothing.
     fn forgotten(&self, node: NodeId);
 
-    /// The guest itself is about to make, remove, move or replace `name` in `directory`: what the watcher hears of it is no news.
+    /// The guest itself is about to make, remove, move or replace `name` in `directory`: what the watcher hears of it is no news, and what
+    /// the guest knows of the name is not settled until [`Self::changed_name`].
     fn changing_name(&self, directory: NodeId, name: Name<'_>);
+
+    /// The guest itself has tried to; called once for each [`Self::changing_name`].
+    fn changed_name(&self, directory: NodeId, name: Name<'_>);
 
     /// The guest itself has changed content or attributes of `node`.
     fn changed_content(&self, node: NodeId);

@@ -63,6 +63,15 @@ struct Found {
     is_placed: bool,
 }
 
+/// Whether the guest is changing what `news` are about, so that they must wait.
+pub fn is_unsettled(watch: &ShareWatch, news: &News) -> bool {
+    match news {
+        News::Changed { name: None, .. } => false,
+        News::Changed { directory, name: Some(name), .. } => watch.is_changing(*directory, name),
+        News::Moved { from, to, .. } => watch.is_changing(from.0, &from.1) || watch.is_changing(to.0, &to.1),
+    }
+}
+
 /// Appends to `orders` what `news` makes necessary.
 pub fn decide(watch: &ShareWatch, news: &News, orders: &mut Vec<Order>) {
     match news {
@@ -93,9 +102,11 @@ fn find(watch: &ShareWatch, directory: NodeId, name: &CStr) -> Result<Found, Err
 
 fn of_name(watch: &ShareWatch, directory: NodeId, name: &CStr, change: Change, orders: &mut Vec<Order>) {
     let is_own = watch.is_own_name(directory, name);
+    let was = watch.share.known_as(directory, name);
     match find(watch, directory, name) {
         Ok(found) => {
-            // What was there before, if the guest knew it, was not this.
+            // The guest knows that the name stands for this: it did it, or has asked since. A name that was replaced is told of even so, for
+            // those who watch.
             let is_other = change.appeared || change.vanished;
             let is_news = is_other && !(found.is_placed && (is_own || !change.vanished));
             if is_news {
@@ -110,7 +121,8 @@ fn of_name(watch: &ShareWatch, directory: NodeId, name: &CStr, change: Change, o
                 orders.push(Order::node(kind, found.node));
             }
         }
-        Err(Errno::ENOENT | Errno::ESTALE) if is_own => {}
+        // It removed it itself.
+        Err(Errno::ENOENT | Errno::ESTALE) if is_own && was.is_none() => {}
         Err(Errno::ENOENT | Errno::ESTALE) => {
             // A directory that was moved away lives on elsewhere: to the guest's kernel a removed one is dead for good.
             let is_gone = change.vanished && !(change.is_directory && change.moved.is_some());

@@ -468,21 +468,20 @@ impl Act<'_> {
     fn dispatch_and_note(&mut self, operation: &Operation<'_>) -> Result<(), Errno> {
         let (server, node) = (self.server, self.node);
         let Some(coherence) = &server.coherence else { return self.dispatch(operation) };
-        match *operation {
+        let names = match *operation {
             Operation::Symlink(name, ..)
             | Operation::Mknod(name, ..)
             | Operation::Mkdir(name, ..)
             | Operation::Create(name, ..)
             | Operation::Link { new_name: name, .. }
             | Operation::Unlink(name)
-            | Operation::Rmdir(name) => coherence.changing_name(node, name),
-            Operation::Rename { name, new_parent, new_name, .. } => {
-                coherence.changing_name(node, name);
-                coherence.changing_name(new_parent, new_name);
-            }
-            _ => {}
-        }
+            | Operation::Rmdir(name) => [Some((node, name)), None],
+            Operation::Rename { name, new_parent, new_name, .. } => [Some((node, name)), Some((new_parent, new_name))],
+            _ => [None; 2],
+        };
+        names.into_iter().flatten().for_each(|(directory, name)| coherence.changing_name(directory, name));
         let done = self.dispatch(operation);
+        names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name));
         match *operation {
             Operation::Setattr(..)
             | Operation::Fallocate { .. }

@@ -241,6 +241,8 @@ impl Coherence for Watcher {
 
     fn changing_name(&self, _: NodeId, _: Name<'_>) {}
 
+    fn changed_name(&self, _: NodeId, _: Name<'_>) {}
+
     fn changed_content(&self, _: NodeId) {}
 
     fn reset(&self) {}
