@@ -77,7 +77,7 @@ const CASES: [Case; 13] = [
         // The guest knows that it is not there, and the listing.
         looks: &[
             look("cat absent 2>/dev/null || echo none", "none\n", "here"),
-            look("ls", "absence\nfile\nsub\n", "absence\nabsent\nfile\nsub\n"),
+            look("ls -1", "absence\nfile\nsub\n", "absence\nabsent\nfile\nsub\n"),
         ],
         events: &["create absent"],
     },
@@ -107,7 +107,7 @@ const CASES: [Case; 13] = [
         act: |d| fs::remove_file(d.join("file")).unwrap(),
         looks: &[
             look("cat file 2>/dev/null || echo none", "old", "none\n"),
-            look("ls", "absence\nfile\nsub\n", "absence\nsub\n"),
+            look("ls -1", "absence\nfile\nsub\n", "absence\nsub\n"),
         ],
         events: &["delete file"],
     },
@@ -116,7 +116,7 @@ const CASES: [Case; 13] = [
         act: |d| fs::remove_dir_all(d.join("sub")).unwrap(),
         looks: &[
             look("cat sub/inner 2>/dev/null || echo none", "inner", "none\n"),
-            look("ls", "absence\nfile\nsub\n", "absence\nfile\n"),
+            look("ls -1", "absence\nfile\nsub\n", "absence\nfile\n"),
         ],
         events: &["delete sub"],
     },
@@ -126,7 +126,7 @@ const CASES: [Case; 13] = [
         looks: &[
             look("cat file 2>/dev/null || echo none", "old", "none\n"),
             look("cat absent 2>/dev/null || echo none", "none\n", "old"),
-            look("ls", "absence\nfile\nsub\n", "absence\nabsent\nsub\n"),
+            look("ls -1", "absence\nfile\nsub\n", "absence\nabsent\nsub\n"),
         ],
         events: &["moved_from file", "moved_to absent"],
     },
@@ -146,7 +146,7 @@ const CASES: [Case; 13] = [
             fs::write(d.join("file~"), "replaced").unwrap();
             fs::rename(d.join("file~"), d.join("file")).unwrap();
         },
-        looks: &[look("cat file", "old", "replaced"), look("ls", "absence\nfile\nsub\n", "absence\nfile\nsub\n")],
+        looks: &[look("cat file", "old", "replaced"), look("ls -1", "absence\nfile\nsub\n", "absence\nfile\nsub\n")],
         events: &["create file"],
     },
     Case {

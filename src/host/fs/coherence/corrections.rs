@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 
 use minivmm_devices::virtio::fs::attr::{Attr, mode};
+use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
 use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::{FileSystem, NodeId};
 use minivmm_devices::virtio::fs::name::Name;
@@ -36,11 +37,14 @@ impl Order {
         Self { name: Some(name.to_owned()), file_type, ..Self::node(kind, directory) }
     }
 
-    /// The name that the agent must not find while it does this.
-    pub fn hides(&self) -> Option<(NodeId, &CStr)> {
-        match self.kind {
-            Kind::Created => self.name.as_deref().map(|name| (self.node, name)),
-            Kind::Moved => self.other.as_ref().map(|(directory, name)| (*directory, name.as_c_str())),
+    /// What the agent must find while it does this.
+    pub fn pretence(&self) -> Option<(NodeId, &CStr, Pretence)> {
+        match (self.kind, self.name.as_deref(), self.other.as_ref()) {
+            (Kind::Created, Some(name), _) => Some((self.node, name, Pretence::Absent)),
+            (Kind::Moved, _, Some((directory, name))) => Some((*directory, name, Pretence::Absent)),
+            (Kind::Deleted, Some(name), _) => {
+                Some((self.node, name, Pretence::Present { is_directory: self.file_type == DIRECTORY }))
+            }
             _ => None,
         }
     }
@@ -95,7 +99,7 @@ fn find(watch: &ShareWatch, directory: NodeId, name: &CStr) -> Result<Found, Err
     // Takes our own lookup back: what nobody knows then, the guest did not know.
     let is_known = !watch.share.forget(entry.node, 1);
     if !is_known {
-        minivmm_devices::virtio::fs::coherence::Coherence::forgotten(watch, entry.node);
+        watch.forgotten(entry.node);
     }
     Ok(Found { node: entry.node, attr: entry.attr, is_known, is_placed: is_known && placed == Some(entry.node) })
 }

@@ -233,8 +233,8 @@ impl Work {
     fn done(&mut self, sequence: u32, error: u32) -> Option<()> {
         let sent = self.on_the_way.pop_front().filter(|sent| sent.sequence == sequence)?;
         let share = self.shares.get_mut(sent.share)?;
-        if let Some((directory, name)) = sent.order.hides() {
-            share.watch.show(directory, name);
+        if let Some((directory, name, _)) = sent.order.pretence() {
+            share.watch.pretend(directory, name, None);
         }
         count(&share.watch.counters.corrections);
         if error != 0 {
@@ -289,8 +289,8 @@ impl Work {
             return false;
         }
         let Some(order) = share.orders.pop_front() else { return false };
-        if let Some((directory, name)) = order.hides() {
-            share.watch.hide(directory, name);
+        if let Some((directory, name, pretence)) = order.pretence() {
+            share.watch.pretend(directory, name, Some(pretence));
         }
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);

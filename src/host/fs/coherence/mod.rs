@@ -22,14 +22,14 @@ mod corrector;
 pub mod events;
 mod recent;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use minivmm_devices::virtio::fs::attr::Time;
-use minivmm_devices::virtio::fs::coherence::Coherence;
+use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
 use minivmm_devices::virtio::fs::file_system::NodeId;
 use minivmm_devices::virtio::fs::name::Name;
 
@@ -95,8 +95,8 @@ struct Known {
     changing_names: HashMap<(NodeId, CString), usize>,
     /// When the guest's last change of a node's content had ended.
     own_content: Recent<NodeId, Time>,
-    /// What the agent must not find.
-    hidden: HashSet<(NodeId, CString)>,
+    /// What the agent is to find.
+    pretences: HashMap<(NodeId, CString), Pretence>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -213,7 +213,7 @@ impl ShareWatch {
     fn set_live(&self, is_live: bool) {
         self.is_live.store(is_live, Ordering::SeqCst);
         if !is_live {
-            self.known().hidden.clear();
+            self.known().pretences.clear();
         }
     }
 
@@ -233,12 +233,14 @@ impl ShareWatch {
         self.known().own_content.get(&node).is_some_and(|end| change_time <= *end)
     }
 
-    fn hide(&self, directory: NodeId, name: &CStr) {
-        self.known().hidden.insert((directory, name.to_owned()));
-    }
-
-    fn show(&self, directory: NodeId, name: &CStr) {
-        self.known().hidden.remove(&(directory, name.to_owned()));
+    /// From now on, or no longer, the agent finds something else than the host has.
+    fn pretend(&self, directory: NodeId, name: &CStr, pretence: Option<Pretence>) {
+        let key = (directory, name.to_owned());
+        let mut known = self.known();
+        match pretence {
+            Some(pretence) => known.pretences.insert(key, pretence),
+            None => known.pretences.remove(&key),
+        };
     }
 
     /// Every node that the guest may know something of.
@@ -335,7 +337,7 @@ impl Coherence for ShareWatch {
         pid != NOBODY && self.agent.0.load(Ordering::SeqCst) == pid
     }
 
-    fn hides(&self, directory: NodeId, name: Name<'_>) -> bool {
-        self.known().hidden.contains(&(directory, name.as_c_str().to_owned()))
+    fn pretence(&self, directory: NodeId, name: Name<'_>) -> Option<Pretence> {
+        self.known().pretences.get(&(directory, name.as_c_str().to_owned())).copied()
     }
 }

@@ -247,8 +247,12 @@ impl Coherence for Watcher {
 
     fn reset(&self) {}
 
-    fn hides(&self, _: NodeId, name: Name<'_>) -> bool {
-        name.as_bytes() == b"hidden"
+    fn pretence(&self, _: NodeId, name: Name<'_>) -> Option<Pretence> {
+        match name.as_bytes() {
+            b"hidden" => Some(Pretence::Absent),
+            b"phantom" => Some(Pretence::Present { is_directory: true }),
+            _ => None,
+        }
     }
 
     fn is_agent(&self, pid: u32) -> bool {
