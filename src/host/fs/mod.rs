@@ -17,16 +17,18 @@
 mod attributes;
 pub mod coherence;
 mod creation;
+pub mod darwin;
 pub mod descriptors;
 mod file_system;
 mod listing;
 mod locate;
+pub mod names;
 mod nodes;
 mod opened;
 mod ownership;
 mod passthrough;
 pub mod share;
-mod stat;
+pub mod stat;
 mod watch;
 mod xattr;
 

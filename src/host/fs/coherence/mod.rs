@@ -30,6 +30,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use minivmm_devices::virtio::fs::attr::Time;
 use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
+use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::NodeId;
 use minivmm_devices::virtio::fs::name::Name;
 
@@ -108,8 +109,11 @@ impl ShareWatch {
     #[must_use]
     pub fn new(share: Arc<Share>, tag: String, agent: Arc<AgentProcess>) -> Self {
         let watcher = Watcher::new();
-        if let Err(error) = &watcher {
-            tracing::warn!("shared folder {tag}: changes on the host are not watched: {error}");
+        match &watcher {
+            // A host that cannot.
+            Err(Errno::EOPNOTSUPP) => tracing::debug!("shared folder {tag}: changes on the host are not watched"),
+            Err(error) => tracing::warn!("shared folder {tag}: changes on the host are not watched: {error}"),
+            Ok(_) => {}
         }
         Self {
             tag,
