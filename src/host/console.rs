@@ -57,7 +57,7 @@ impl Wakeup {
     ///
     /// # Errors
     /// The host's.
-    pub(super) fn new() -> std::io::Result<(OwnedFd, Self)> {
+    pub fn new() -> std::io::Result<(OwnedFd, Self)> {
         let (read, write) = super::pipe::nonblocking()?;
         Ok((read, Self(Arc::new(write))))
     }

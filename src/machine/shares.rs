@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use minivmm_devices::virtio::fs::Fs;
-use minivmm_devices::virtio::fs::server::{FsCounters, Server, ServerOptions};
+use minivmm_devices::virtio::fs::coherence::Coherence;
+use minivmm_devices::virtio::fs::server::{CacheMode, FsCounters, Server, ServerOptions};
 
 use crate::config::{OwnerChoice, ShareOption};
-use crate::host::fs::{Budget, Ownership, Share, ShareError};
+use crate::host::fs::{AgentDoor, AgentProcess, Budget, Corrector, Ownership, Share, ShareError, ShareWatch};
 use crate::stats::{Counters, Report};
 
 /// Opens the directories, which share what descriptors the process may have.
@@ -27,10 +28,40 @@ pub(super) fn open(options: &[ShareOption]) -> Result<Vec<Share>, ShareError> {
     options.iter().map(open).collect()
 }
 
+/// A shared directory and, where changes of the host are to be brought to the guest, what watches it.
+#[derive(Debug)]
+pub(super) struct Watched {
+    share: Arc<Share>,
+    watch: Option<Arc<ShareWatch>>,
+}
+
+/// Watches `shares` for an agent that comes in at `door`.
+///
+/// # Errors
+/// The host's.
+pub(super) fn watch(
+    shares: Vec<Share>,
+    options: &[ShareOption],
+    door: Option<&AgentDoor>,
+) -> std::io::Result<(Vec<Watched>, Option<Corrector>)> {
+    let process = Arc::<AgentProcess>::default();
+    let shares = shares.into_iter().zip(options).map(|(share, option)| {
+        let share = Arc::new(share);
+        let is_watched = option.cache == CacheMode::Auto && door.is_some();
+        let watch = || Arc::new(ShareWatch::new(share.clone(), option.tag.to_string(), process.clone()));
+        Watched { watch: is_watched.then(watch), share: share.clone() }
+    });
+    let shares: Vec<Watched> = shares.collect();
+    let watches: Vec<_> = shares.iter().filter_map(|share| share.watch.clone()).collect();
+    let corrector = door.filter(|_| !watches.is_empty()).map(|door| Corrector::start(watches, process, door.clone()));
+    Ok((shares, corrector.transpose()?))
+}
+
 /// The device for a shared directory.
-pub(super) fn device(share: Share, option: &ShareOption, queue_count: u16) -> Fs {
+pub(super) fn device(share: Watched, option: &ShareOption, queue_count: u16) -> Fs {
     let options = ServerOptions { read_only: option.read_only, cache: option.cache };
-    Fs::new(Arc::new(Server::new(Arc::new(share), None, options)), option.tag, queue_count)
+    let coherence = share.watch.map(|watch| watch as Arc<dyn Coherence>);
+    Fs::new(Arc::new(Server::new(share.share, coherence, options)), option.tag, queue_count)
 }
 
 /// Adds what a share's server did, with one object of requests and one of system calls by opcode.

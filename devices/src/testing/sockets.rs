@@ -12,7 +12,7 @@ use super::{Buffer, Driver, Layout};
 use crate::poll::Token;
 use crate::virtio::spec::F_EVENT_IDX;
 use crate::virtio::spec::vsock::{HEADER_BYTES, Header, QUEUE_EVENT, QUEUE_RECEIVE, QUEUE_TRANSMIT};
-use crate::virtio::vsock::{ConnectError, Vsock, VsockBackend, VsockStream};
+use crate::virtio::vsock::{ConnectError, Ports, Vsock, VsockBackend, VsockStream};
 
 /// What a test sees of a stream, and what it does to it.
 #[derive(Debug, Default)]
@@ -173,17 +173,17 @@ impl Switchboard {
 }
 
 impl VsockBackend for Switchboard {
-    fn connect(&mut self, port: u32) -> Result<Box<dyn VsockStream>, ConnectError> {
+    fn connect(&mut self, ports: Ports) -> Result<Box<dyn VsockStream>, ConnectError> {
         let mut calls = self.calls();
         if let Some(error) = calls.answers.pop_front() {
-            calls.made.push((port, None));
+            calls.made.push((ports.host, None));
             return Err(error);
         }
         let wire = Wire::new();
         if let Some(room) = calls.room {
             wire.state().room = room;
         }
-        calls.made.push((port, Some(wire.clone())));
+        calls.made.push((ports.host, Some(wire.clone())));
         Ok(wire.stream())
     }
 }

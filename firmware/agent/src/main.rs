@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+#[expect(dead_code, reason = "the half that the host uses")]
 mod protocol;
 mod system;
 

@@ -112,18 +112,17 @@ impl Command {
     /// What [`Self::to_bytes`] made; `None` for a kind that does not exist.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; COMMAND_BYTES]) -> Option<Self> {
-        let number = |at: usize, len: usize| {
-            bytes.iter().skip(at).take(len).rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-        };
+        let [kind, file_type, s0, s1, q0, q1, q2, q3, rest @ ..] = *bytes;
+        let [n0, n1, n2, n3, n4, n5, n6, n7, o0, o1, o2, o3, o4, o5, o6, o7, l0, l1, m0, m1, ..] = rest;
         Some(Self {
-            kind: Kind::from_number(bytes[0])?,
-            file_type: bytes[1],
-            share: number(2, 2) as u16,
-            sequence: number(4, 4) as u32,
-            node: number(8, 8),
-            other_node: number(16, 8),
-            name_len: number(24, 2) as u16,
-            other_name_len: number(26, 2) as u16,
+            kind: Kind::from_number(kind)?,
+            file_type,
+            share: u16::from_le_bytes([s0, s1]),
+            sequence: u32::from_le_bytes([q0, q1, q2, q3]),
+            node: u64::from_le_bytes([n0, n1, n2, n3, n4, n5, n6, n7]),
+            other_node: u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]),
+            name_len: u16::from_le_bytes([l0, l1]),
+            other_name_len: u16::from_le_bytes([m0, m1]),
         })
     }
 }

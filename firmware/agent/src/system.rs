@@ -1,5 +1,6 @@
 //! System calls of an AArch64 Linux, by their numbers (`asm-generic/unistd.h`): there is no C library here.
-// UNSAFETY: the `svc` instruction, and the entry point.
+// UNSAFETY: the `svc` instruction, the entry point, and what the compiler takes for granted of a C library.
+#![expect(unsafe_code, reason = "see UNSAFETY above")]
 
 use core::arch::{asm, naked_asm};
 
@@ -114,7 +115,10 @@ pub fn look(fd: usize) -> core::result::Result<[u64; 32], Error> {
     const AT_STATX_FORCE_SYNC: usize = 0x2000;
     const STATX_BASIC_STATS: usize = 0x7ff;
     let mut result = [0; 32];
-    call(291, [fd, text(b"\0"), AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, result.as_mut_ptr() as usize, 0])?;
+    call(
+        291,
+        [fd, text(b"\0"), AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, result.as_mut_ptr() as usize, 0],
+    )?;
     Ok(result)
 }
 

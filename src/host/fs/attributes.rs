@@ -149,6 +149,7 @@ impl Share {
         }
         let mut bytes = [0; RECORD_MAX_BYTES];
         let len = match stat.file_type() {
+            _ if stat.has_no_xattrs => Err(Errno::ENODATA),
             mode::SYMLINK if !system::LINKS_HAVE_ATTRIBUTES => self.link_record(node, stat, reach, &mut bytes),
             mode::SYMLINK | mode::FILE | mode::DIRECTORY => match reach {
                 Reach::Descriptor(fd) => system::xattr(fd, RECORD, &mut bytes),

@@ -115,7 +115,10 @@ impl Share {
             Ok(fd) => fd,
             Err(Errno::EEXIST) if !flags.exclusive => {
                 drop(reservation);
-                let (node, entry) = self.look_up(parent, name)?;
+                let found = self.look_up(parent, name);
+                // Taken by a name that the host takes for this one, and the guest does not.
+                let (node, entry) =
+                    found.map_err(|error| if error == Errno::ENOENT { Errno::EEXIST } else { error })?;
                 let opened = self.open_file(&node, flags).inspect_err(|_| {
                     self.nodes.forget(node.id, 1);
                 })?;

@@ -1,7 +1,7 @@
 //! The share as the server sees it: each operation of [`FileSystem`], from IDs and names to the calls that do it.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use minivmm_devices::virtio::fs::attr::{Attr, SetAttr, StatFs, mode};
@@ -15,8 +15,9 @@ use minivmm_devices::virtio::fs::name::Name;
 use vm_memory::VolatileSlice;
 
 use super::descriptors::Descriptor;
-use super::listing::Listing;
+use super::listing::{Listing, Next};
 use super::locate::Reach;
+use super::names::Spelling;
 use super::nodes::Node;
 use super::opened::Opened;
 use super::ownership::is_placeholder;
@@ -103,6 +104,9 @@ impl Share {
         {
             self.hold(target, to_directory.as_fd(), to.1);
         }
+        if !system::NAMES_ARE_EXACT && how == RenameMode::Replace {
+            Self::check_spelling((from_directory.as_fd(), from.1), (to_directory.as_fd(), to.1))?;
+        }
         system::rename((from_directory.as_fd(), from.1), (to_directory.as_fd(), to.1), how)?;
         if let (Some(moved), Some(target)) = (&moved, &target)
             && Arc::ptr_eq(moved, target)
@@ -125,6 +129,17 @@ impl Share {
         Ok(())
     }
 
+    /// Sees to it that a rename replaces nothing whose name is another for the guest.
+    fn check_spelling(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr)) -> Result<()> {
+        match system::find(to.0, to.1) {
+            Ok((there, spelling)) if spelling != Spelling::Exact => {
+                let is_itself = system::stat_at(from.0, from.1)?.identity == there.identity;
+                if spelling.is_replaceable(is_itself) { Ok(()) } else { Err(Errno::EEXIST) }
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes along what a directory keeps for one of its files.
     fn carry(&self, node: &Arc<Node>, from: (&Arc<Node>, &Descriptor), to: (&Arc<Node>, &Descriptor)) {
         if self.view.is_none() || Arc::ptr_eq(from.0, to.0) {
@@ -139,16 +154,46 @@ impl Share {
         }
     }
 
-    /// One entry of a READDIRPLUS, looked up. Whether it is done: there may be no room for it.
+    /// Moves entries from `listing` to `out`, until there are no more or there is no room.
+    fn list_into(&self, opened: &Opened, listing: &mut Listing, out: &mut DirectoryWriter<'_>) -> Result<()> {
+        loop {
+            let next = match listing.peek(opened.descriptor.as_fd()) {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(()),
+                Err(error) if out.is_empty() => return Err(error),
+                Err(_) => return Ok(()),
+            };
+            let name = next.name.to_bytes();
+            if !out.has_room(name) {
+                return Ok(());
+            }
+            let listed = Listed { name, ino: next.ino, offset: next.offset, file_type: next.file_type };
+            let is_done = if out.wants_attributes() && !matches!(name, b"." | b"..") {
+                self.list_with_attributes(opened, &listed, &next, out)
+            } else {
+                out.push(&listed)
+            };
+            if !is_done {
+                return Ok(());
+            }
+            listing.take();
+        }
+    }
+
+    /// One entry of a READDIRPLUS, looked up: by a call, unless the host said all of it with the listing. Whether it is done: there may be
+    /// no room for it.
     fn list_with_attributes(
         &self,
         opened: &Opened,
         listed: &Listed<'_>,
-        name: &CStr,
+        next: &Next<'_>,
         out: &mut DirectoryWriter<'_>,
     ) -> bool {
         let directory = opened.descriptor.as_fd();
-        let found = system::stat_at(directory, name)
+        let name = next.name;
+        let found = next
+            .stat
+            .map_or_else(|| system::stat_at(directory, name), Ok)
             .and_then(|stat| self.found(&opened.node, name, &stat, Reach::Name(directory, name)));
         let Ok((node, entry)) = found else { return out.push(listed) };
         let listed = Listed { file_type: entry.attr.file_type(), ino: entry.attr.ino, ..*listed };
@@ -363,28 +408,9 @@ impl FileSystem for Share {
         // Held across the calls: one open directory has one position on the host, and so one reader at a time; no other takes it.
         let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.seek(offset);
-        loop {
-            let next = match listing.peek(opened.descriptor.as_fd()) {
-                Ok(Some(next)) => next,
-                Ok(None) => return Ok(()),
-                Err(error) if out.is_empty() => return Err(error),
-                Err(_) => return Ok(()),
-            };
-            let name = next.name.to_bytes();
-            if !out.has_room(name) {
-                return Ok(());
-            }
-            let listed = Listed { name, ino: next.ino, offset: next.offset, file_type: next.file_type };
-            let is_done = if out.wants_attributes() && !matches!(name, b"." | b"..") {
-                self.list_with_attributes(&opened, &listed, next.name, out)
-            } else {
-                out.push(&listed)
-            };
-            if !is_done {
-                return Ok(());
-            }
-            listing.take();
-        }
+        let result = self.list_into(&opened, &mut listing, out);
+        listing.settle();
+        result
     }
 
     fn fsyncdir(&self, node: NodeId, handle: Handle, data_only: bool) -> Result<()> {

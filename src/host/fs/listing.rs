@@ -9,7 +9,8 @@ use std::os::fd::BorrowedFd;
 use minivmm_devices::virtio::fs::attr::mode;
 use minivmm_devices::virtio::fs::errno::Errno;
 
-use super::passthrough::system;
+use super::passthrough::system::{self, HostEntry};
+use super::stat::Stat;
 
 /// One entry, its name in [`Listing::names`].
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +22,18 @@ struct Item {
     file_type: u32,
 }
 
-/// Entries read ahead. Bounded by what one call of the host gives (32 KiB).
+/// The most entries of a directory that has to be taken whole.
+const MAX_ENTRIES: usize = 4 << 20;
+/// Entries of which what the host says by the way is kept: as many as fit into the largest reply.
+const FRESH_ENTRIES: usize = 8192;
+
+/// Entries read ahead. Bounded by what one call of the host gives (32 KiB), or by [`MAX_ENTRIES`] where it has to be all.
 #[derive(Debug)]
 pub struct Listing {
     items: Vec<Item>,
     names: Vec<u8>,
+    /// What the host said of the first items by the way, as long as it is new.
+    stats: Vec<Option<Stat>>,
     /// The first item not taken.
     at: usize,
     /// The offset that leads to `items[at]`.
@@ -34,6 +42,10 @@ pub struct Listing {
     host: u64,
     /// Whether the position of the host is known to be `host`.
     is_placed: bool,
+    /// Whether the directory has to be taken whole.
+    takes_whole: bool,
+    /// Whether all entries are there.
+    is_whole: bool,
     /// Whether the host has just said that there is no more: the guest asks once more than it has to.
     is_at_end: bool,
     /// Whether files of the directory may stand for something else: then a listing alone does not tell what a regular file is.
@@ -51,13 +63,27 @@ pub struct Next<'a> {
     pub offset: u64,
     /// `S_IFMT` bits, 0 if unknown.
     pub file_type: u32,
+    /// What the host said of it in this request.
+    pub stat: Option<Stat>,
 }
 
 impl Listing {
     /// Of a directory that has just been opened.
     pub fn new(has_placeholders: bool) -> Self {
         let (items, names) = (Vec::new(), Vec::new());
-        Self { items, names, at: 0, offset: 0, host: 0, is_placed: true, is_at_end: false, has_placeholders }
+        Self {
+            items,
+            names,
+            stats: Vec::new(),
+            at: 0,
+            offset: 0,
+            host: 0,
+            is_placed: true,
+            is_at_end: false,
+            takes_whole: system::LISTS_WHOLE,
+            is_whole: false,
+            has_placeholders,
+        }
     }
 
     /// Goes to `offset`: 0, or the one of an earlier entry. Starting again from 0 reads the directory anew.
@@ -72,7 +98,13 @@ impl Listing {
                 return;
             }
         }
-        *self = Self { offset, host: offset, is_placed: false, ..Self::new(self.has_placeholders) };
+        *self = Self {
+            offset,
+            host: offset,
+            is_placed: false,
+            takes_whole: self.takes_whole,
+            ..Self::new(self.has_placeholders)
+        };
     }
 
     /// The next entry, not taken yet; `None` at the end. One call of the host if nothing is left over, two at another place.
@@ -89,7 +121,8 @@ impl Listing {
         let name = name.unwrap_or_default();
         let is_unsure = self.has_placeholders && item.file_type == mode::FILE;
         let file_type = if is_unsure { 0 } else { item.file_type };
-        Ok(Some(Next { name, ino: item.ino, offset: item.next, file_type }))
+        let stat = self.stats.get(self.at).copied().flatten();
+        Ok(Some(Next { name, ino: item.ino, offset: item.next, file_type, stat }))
     }
 
     /// Takes the entry that [`Self::peek`] gave.
@@ -100,24 +133,100 @@ impl Listing {
         }
     }
 
+    /// Ends a request: what was said in it is old in the next one.
+    pub fn settle(&mut self) {
+        self.stats.clear();
+    }
+
     fn fill(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        if self.takes_whole { self.fill_whole(directory) } else { self.fill_some(directory) }
+    }
+
+    fn fill_some(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
         let position = if self.is_placed { None } else { Some(self.host) };
         self.is_placed = false;
-        let (mut items, mut names) = (std::mem::take(&mut self.items), std::mem::take(&mut self.names));
-        items.clear();
-        names.clear();
-        system::list(directory, position, |entry| {
-            let start = names.len();
-            names.extend_from_slice(entry.name.to_bytes_with_nul());
-            items.push(Item {
-                name: (start, names.len()),
-                ino: entry.ino,
-                next: entry.next,
-                file_type: entry.file_type,
-            });
-        })?;
-        self.host = items.last().map_or(self.host, |last| last.next);
-        (self.items, self.names, self.at, self.is_placed) = (items, names, 0, true);
+        self.items.clear();
+        self.names.clear();
+        self.at = 0;
+        system::list(directory, position, |entry| push(&mut self.items, &mut self.names, &entry, entry.next))?;
+        self.host = self.items.last().map_or(self.host, |last| last.next);
+        self.is_placed = true;
         Ok(())
+    }
+
+    /// Takes the whole directory: offsets are then numbers of entries.
+    fn fill_whole(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        if self.is_whole {
+            return Ok(());
+        }
+        let mut position = Some(0);
+        loop {
+            let is_fresh = self.items.len() < FRESH_ENTRIES;
+            let any = system::list(directory, position, |entry| {
+                let next = self.items.len() as u64 + 1;
+                push(&mut self.items, &mut self.names, &entry, next);
+                if is_fresh {
+                    self.stats.push(entry.stat);
+                }
+            })?;
+            position = None;
+            if self.items.len() > MAX_ENTRIES {
+                return Err(Errno::EOVERFLOW);
+            }
+            if !any {
+                break;
+            }
+        }
+        (self.is_whole, self.is_placed) = (true, true);
+        self.at = usize::try_from(self.offset).unwrap_or(usize::MAX).min(self.items.len());
+        Ok(())
+    }
+}
+
+fn push(items: &mut Vec<Item>, names: &mut Vec<u8>, entry: &HostEntry<'_>, next: u64) {
+    let start = names.len();
+    names.extend_from_slice(entry.name.to_bytes_with_nul());
+    items.push(Item { name: (start, names.len()), ino: entry.ino, next, file_type: entry.file_type });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// What is left, as far as `limit` entries.
+    fn names(listing: &mut Listing, directory: BorrowedFd<'_>, limit: usize) -> Vec<String> {
+        let mut names = Vec::new();
+        while names.len() < limit {
+            let Some(next) = listing.peek(directory).unwrap() else { break };
+            names.push(next.name.to_str().unwrap().to_owned());
+            listing.take();
+        }
+        names
+    }
+
+    #[test]
+    fn directory_taken_whole_is_not_changed_by_what_is_removed_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        for i in 0..100 {
+            std::fs::write(directory.path().join(i.to_string()), b"").unwrap();
+        }
+        let open = std::fs::File::open(directory.path()).unwrap();
+        let mut listing = Listing { takes_whole: true, ..Listing::new(false) };
+        listing.seek(0);
+        let mut seen = names(&mut listing, open.as_fd(), 40);
+        for name in seen.iter().filter(|name| !name.starts_with('.')) {
+            std::fs::remove_file(directory.path().join(name)).unwrap();
+        }
+        listing.seek(40);
+        seen.extend(names(&mut listing, open.as_fd(), 1000));
+        assert_eq!(seen.len(), 102);
+        // From anywhere, also backwards.
+        listing.seek(10);
+        assert_eq!(names(&mut listing, open.as_fd(), 1), seen[10..11]);
+        // From the start, it is read anew.
+        listing.seek(0);
+        assert!(names(&mut listing, open.as_fd(), 1000).len() < 102);
     }
 }

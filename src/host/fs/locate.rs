@@ -4,11 +4,12 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use minivmm_devices::virtio::fs::attr::Attr;
+use minivmm_devices::virtio::fs::attr::{Attr, mode};
 use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::Entry;
 
 use super::descriptors::Descriptor;
+use super::names::Spelling;
 use super::nodes::{MAX_DEPTH, Node, Place};
 use super::passthrough::system;
 use super::share::Share;
@@ -91,7 +92,10 @@ impl Share {
 
     fn by_handle(&self, node: &Node) -> Option<OwnedFd> {
         let handle = node.state().handle.clone()?;
-        handle.open(self.mount.as_ref()?.as_fd()).ok()
+        let fd = handle.open(self.mount.as_ref()?.as_fd()).ok()?;
+        let is_it =
+            system::HANDLES_ARE_EXACT || system::stat(fd.as_fd()).is_ok_and(|stat| stat.identity == node.identity);
+        is_it.then_some(fd)
     }
 
     /// Makes sure that `node`, which is about to lose the name it has in `directory`, can be found without it. At most two calls; a node
@@ -161,7 +165,11 @@ impl Share {
     /// The host's.
     pub(super) fn look_up(&self, parent: &Arc<Node>, name: &CStr) -> Result<(Arc<Node>, Entry), Errno> {
         let directory = self.descriptor(parent)?;
-        let stat = system::stat_at(directory.as_fd(), name)?;
-        self.found(parent, name, &stat, Reach::Name(directory.as_fd(), name))
+        let (stat, spelling) = system::find(directory.as_fd(), name)?;
+        if !spelling.is_found(stat.file_type() == mode::DIRECTORY) {
+            return Err(Errno::ENOENT);
+        }
+        let (node, entry) = self.found(parent, name, &stat, Reach::Name(directory.as_fd(), name))?;
+        Ok((node, Entry { is_cacheable: spelling == Spelling::Exact, ..entry }))
     }
 }

@@ -15,20 +15,24 @@
 //! [`FileSystem`]: minivmm_devices::virtio::fs::file_system::FileSystem
 
 mod attributes;
+pub mod coherence;
 mod creation;
+pub mod darwin;
 pub mod descriptors;
 mod file_system;
 mod listing;
 mod locate;
+pub mod names;
 mod nodes;
 mod opened;
 mod ownership;
 mod passthrough;
 pub mod share;
-mod stat;
+pub mod stat;
 mod watch;
 mod xattr;
 
+pub use coherence::{AgentDoor, AgentProcess, Corrector, ShareWatch};
 pub use descriptors::Budget;
 pub use share::{Ownership, Share, ShareError};
 

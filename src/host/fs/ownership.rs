@@ -51,8 +51,9 @@ pub struct Seen {
 pub struct View {
     /// The server's user on the host: root in the guest.
     pub uid: u32,
-    /// The server's group on the host: root's in the guest.
-    pub gid: u32,
+    /// The server's group on the host: root's in the guest. `None` where a new file's group is its directory's, whoever makes it: then every
+    /// group is root's.
+    pub gid: Option<u32>,
 }
 
 impl Record {
@@ -107,7 +108,7 @@ impl View {
         };
         let Some(record) = record.filter(fits) else {
             attr.uid = if stat.uid == self.uid { 0 } else { NOBODY };
-            attr.gid = if stat.gid == self.gid { 0 } else { NOBODY };
+            attr.gid = if self.gid.is_none_or(|gid| gid == stat.gid) { 0 } else { NOBODY };
             // Setuid on the host is for the host's users.
             let kept = if host_type == mode::DIRECTORY { 0o3777 } else { 0o1777 };
             attr.mode = host_type | (stat.mode & kept);
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
     use crate::host::fs::stat::Identity;
 
-    const VIEW: View = View { uid: 501, gid: 20 };
+    const VIEW: View = View { uid: 501, gid: Some(20) };
 
     fn stat(mode: u32, uid: u32, gid: u32) -> Stat {
         let time = Time { secs: 1, nanos: 2 };
@@ -184,6 +185,7 @@ mod tests {
             mtime: time,
             ctime: time,
             btime: None,
+            has_no_xattrs: false,
         }
     }
 

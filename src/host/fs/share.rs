@@ -1,10 +1,12 @@
 //! One shared directory.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use minivmm_devices::virtio::fs::errno::Errno;
+use minivmm_devices::virtio::fs::file_system::NodeId;
 
 use super::descriptors::{Budget, Kept};
 use super::nodes::Nodes;
@@ -91,6 +93,26 @@ impl Share {
         Ok(share)
     }
 
+    /// Calls `act` with a descriptor, without access, of a directory that the guest knows.
+    ///
+    /// # Errors
+    /// As for finding any node, and those of `act`.
+    pub(super) fn with_directory<T>(
+        &self,
+        node: NodeId,
+        act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let node = self.nodes.get(node)?;
+        let descriptor = self.descriptor(&node)?;
+        act(descriptor.as_fd())
+    }
+
+    /// The node that the guest knows as `name` in `directory`, if it knows one.
+    pub(super) fn known_as(&self, directory: NodeId, name: &CStr) -> Option<NodeId> {
+        let child = self.nodes.get(directory).ok()?.child(name)?;
+        (child.lookups() > 0).then_some(child.id)
+    }
+
     /// Confines every thread that serves a request to the share, for good, where the host can: such a thread is to do nothing else.
     #[must_use]
     pub fn confined(mut self) -> Self {
@@ -113,7 +135,7 @@ impl Share {
 }
 
 /// A descriptor for opening handles of files on the mount of `root`, if this process may use handles there.
-fn handle_mount(root: std::os::fd::BorrowedFd<'_>) -> Option<OwnedFd> {
+fn handle_mount(root: BorrowedFd<'_>) -> Option<OwnedFd> {
     let mount = system::reopen_directory(root).ok()?;
     let handle = FileHandle::of(root).ok()?;
     handle.open(mount.as_fd()).ok()?;

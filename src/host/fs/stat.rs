@@ -47,6 +47,8 @@ pub struct Stat {
     pub ctime: Time,
     /// Creation.
     pub btime: Option<Time>,
+    /// Whether it is known to have no extended attributes.
+    pub has_no_xattrs: bool,
 }
 
 impl Stat {

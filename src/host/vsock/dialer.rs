@@ -7,32 +7,17 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use minivmm_devices::virtio::vsock::{ConnectError, VsockBackend, VsockStream};
+use minivmm_devices::virtio::vsock::{ConnectError, Ports, VsockBackend, VsockStream};
+use minivmm_firmware::agent::protocol;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 
 use super::socket::HostSocket;
 use crate::event::Edges;
-
-/// Between two lines about connections that fail.
-const LOG_PERIOD: Duration = Duration::from_secs(1);
-
-/// Lets one line through per [`LOG_PERIOD`]: what a guest or a client can cause as often as it likes.
-#[derive(Debug, Default)]
-pub struct Seldom(Option<Instant>);
-
-impl Seldom {
-    /// Whether it is time for a line.
-    pub fn may_log(&mut self, now: Instant) -> bool {
-        let may = self.0.is_none_or(|last| now.duration_since(last) >= LOG_PERIOD);
-        if may {
-            self.0 = Some(now);
-        }
-        may
-    }
-}
+use crate::host::fs::AgentDoor;
+use crate::host::seldom::Seldom;
 
 /// Which socket is behind which port.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +26,8 @@ pub struct Routes {
     pub ports: HashMap<u32, PathBuf>,
     /// For the other ports: this, `_` and the port.
     pub prefix: Option<PathBuf>,
+    /// Where the agent of shared folders comes in.
+    pub agent: AgentDoor,
 }
 
 impl Routes {
@@ -72,7 +59,13 @@ impl Dialer {
 }
 
 impl VsockBackend for Dialer {
-    fn connect(&mut self, port: u32) -> Result<Box<dyn VsockStream>, ConnectError> {
+    fn connect(&mut self, ports: Ports) -> Result<Box<dyn VsockStream>, ConnectError> {
+        let port = ports.host;
+        if port == protocol::PORT && ports.guest < protocol::PRIVILEGED_PORTS {
+            let stream = self.routes.agent.enter().ok_or(ConnectError::Refused)?;
+            let socket = HostSocket::new(stream, self.edges.clone(), false).map_err(|_| ConnectError::Refused)?;
+            return Ok(Box::new(socket));
+        }
         let Some(path) = self.routes.path(port) else {
             tracing::debug!("the guest connects to vsock port {port}, which is not connected with anything");
             return Err(ConnectError::Refused);
@@ -118,7 +111,7 @@ mod tests {
     #[test]
     fn port_has_its_own_socket_or_that_of_the_prefix() {
         let ports = HashMap::from([(1, PathBuf::from("/run/one"))]);
-        let routes = Routes { ports, prefix: Some("/run/v.sock".into()) };
+        let routes = Routes { ports, prefix: Some("/run/v.sock".into()), ..Routes::default() };
         assert_eq!(routes.path(1), Some("/run/one".into()));
         assert_eq!(routes.path(52), Some("/run/v.sock_52".into()));
         assert_eq!(Routes::default().path(1), None);
@@ -126,9 +119,9 @@ mod tests {
 
     #[test]
     fn socket_that_is_not_there_refuses() {
-        let mut dialer = dialer(Routes { ports: HashMap::from([(1, "/nonexistent/s".into())]), prefix: None });
-        assert_eq!(dialer.connect(1).err(), Some(ConnectError::Refused));
-        assert_eq!(dialer.connect(2).err(), Some(ConnectError::Refused));
+        let mut dialer = dialer(Routes { ports: HashMap::from([(1, "/nonexistent/s".into())]), ..Routes::default() });
+        assert_eq!(dialer.connect(Ports { host: 1, guest: 5000 }).err(), Some(ConnectError::Refused));
+        assert_eq!(dialer.connect(Ports { host: 2, guest: 5000 }).err(), Some(ConnectError::Refused));
     }
 
     #[test]
@@ -137,10 +130,10 @@ mod tests {
         let path = directory.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         rustix::net::listen(&listener, 1).unwrap();
-        let mut dialer = dialer(Routes { ports: HashMap::from([(1, path)]), prefix: None });
+        let mut dialer = dialer(Routes { ports: HashMap::from([(1, path)]), ..Routes::default() });
         let mut open = Vec::new();
         let error = loop {
-            match dialer.connect(1) {
+            match dialer.connect(Ports { host: 1, guest: 5000 }) {
                 Ok(stream) => open.push(stream),
                 Err(error) => break error,
             }
@@ -148,15 +141,6 @@ mod tests {
         };
         assert_eq!(error, ConnectError::Busy);
         listener.accept().unwrap();
-        assert!(dialer.connect(1).is_ok());
-    }
-
-    #[test]
-    fn one_line_a_second() {
-        let mut seldom = Seldom::default();
-        let start = Instant::now();
-        assert!(seldom.may_log(start));
-        assert!(!seldom.may_log(start + Duration::from_millis(999)));
-        assert!(seldom.may_log(start + Duration::from_secs(1)));
+        assert!(dialer.connect(Ports { host: 1, guest: 5000 }).is_ok());
     }
 }

@@ -12,7 +12,6 @@
 
 mod dialer;
 mod handshake;
-mod listener;
 mod socket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,12 +26,14 @@ use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
 use minivmm_devices::virtio::vsock::{MAX_CONNECTIONS, Vsock, VsockPort};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use self::dialer::{Dialer, Routes, Seldom};
+use self::dialer::{Dialer, Routes};
 use self::handshake::Line;
-pub use self::listener::ListenError;
-use self::listener::Listener;
 use self::socket::HostSocket;
 use super::console::Wakeup;
+use super::fs::AgentDoor;
+pub use super::listener::ListenError;
+use super::listener::Listener;
+use super::seldom::Seldom;
 use crate::event::Edges;
 
 /// Clients that have not said yet which port they want, and how long they may take.
@@ -85,6 +86,12 @@ pub struct VsockLink {
 }
 
 impl VsockLink {
+    /// Where the agent of shared folders comes in.
+    #[must_use]
+    pub fn agent_door(&self) -> &AgentDoor {
+        &self.routes.agent
+    }
+
     /// A new device, which takes the place of any before it, and its host end.
     #[must_use]
     pub fn device(&self) -> (Vsock, VsockPort) {
@@ -142,7 +149,7 @@ impl HostVsock {
             doors.push(Door { listener, port });
         }
         let ports: HashMap<u32, PathBuf> = options.connect.iter().cloned().collect();
-        let routes = Arc::new(Routes { ports, prefix: options.socket.clone() });
+        let routes = Arc::new(Routes { ports, prefix: options.socket.clone(), agent: AgentDoor::default() });
         let link = VsockLink { cid: options.cid, routes, edges, bell, port: Arc::default() };
         Ok(Self {
             link,

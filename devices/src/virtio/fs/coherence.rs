@@ -8,6 +8,7 @@
 //! reported as well.
 
 use super::file_system::NodeId;
+use super::name::Name;
 
 /// Watches directories of the share and corrects what the guest knows of them. Calls come from the workers and must not wait for the
 /// guest.
@@ -27,6 +28,18 @@ pub trait Coherence: Send + Sync {
     /// The guest forgot `node`; its number comes to mean nothing.
     fn forgotten(&self, node: NodeId);
 
+    /// The guest itself is about to make, remove, move or replace `name` in `directory`: what the watcher hears of it is no news.
+    fn changing_name(&self, directory: NodeId, name: Name<'_>);
+
+    /// The guest itself has changed content or attributes of `node`.
+    fn changed_content(&self, node: NodeId);
+
+    /// The guest unmounted or went away: it knows nothing any more.
+    fn reset(&self);
+
     /// Whether `pid` is the agent: what it "changes" is meant to make the guest look again and is answered without touching the host.
     fn is_agent(&self, pid: u32) -> bool;
+
+    /// Whether the agent is to find that there is no `name` in `directory`, so that it can make what the host has made.
+    fn hides(&self, directory: NodeId, name: Name<'_>) -> bool;
 }

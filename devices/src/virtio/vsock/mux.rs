@@ -222,7 +222,7 @@ impl Mux {
     }
 
     fn dial(&mut self, ports: Ports) -> Result<Box<dyn VsockStream>, ConnectError> {
-        let mut stream = self.backend.connect(ports.host)?;
+        let mut stream = self.backend.connect(ports)?;
         stream.watch(ports.token()).map_err(|_| ConnectError::Refused)?;
         Ok(stream)
     }

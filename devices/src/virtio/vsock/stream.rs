@@ -5,6 +5,7 @@ use std::net::Shutdown;
 
 use vm_memory::VolatileSlice;
 
+use super::packet::Ports;
 use crate::poll::Token;
 
 /// Why a connection of the guest has no stream.
@@ -20,11 +21,12 @@ pub enum ConnectError {
 
 /// Opens the host's end of connections that the guest makes. Calls come from the I/O thread.
 pub trait VsockBackend: Send {
-    /// Connects to what is behind `port`, without blocking.
+    /// Connects to what is behind the host's port, without blocking. The guest's tells who asks: a Linux guest gives those below 1024 to
+    /// privileged programs only.
     ///
     /// # Errors
     /// [`ConnectError`]; the guest's connection is refused, or tried again.
-    fn connect(&mut self, port: u32) -> Result<Box<dyn VsockStream>, ConnectError>;
+    fn connect(&mut self, ports: Ports) -> Result<Box<dyn VsockStream>, ConnectError>;
 }
 
 /// The host's end of one connection: bytes both ways, in order. Nothing blocks: what cannot be done now is `WouldBlock`. Closed when

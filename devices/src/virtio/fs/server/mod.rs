@@ -36,6 +36,7 @@ use super::coherence::Coherence;
 use super::directory::DirectoryWriter;
 use super::errno::Errno;
 use super::file_system::{CopyPlace, Entry, FileSystem, Handle, NodeId, OpenFlags, WriteFlags};
+use super::name::Name;
 use crate::virtio::GuestMemory;
 use crate::virtio::chain::{Chain, ChainError, Stream};
 
@@ -122,6 +123,9 @@ impl Server {
         self.session.store(0, Ordering::SeqCst);
         self.stamps.clear();
         self.file_system.destroy();
+        if let Some(coherence) = &self.coherence {
+            coherence.reset();
+        }
     }
 
     /// Serves the request in `chain`. Returns how many bytes of its writable part were written. `before_long` is called before anything that
@@ -245,7 +249,8 @@ impl Server {
             Ok(operation) => operation,
             Err(errno) => return Ok(Err(errno)),
         };
-        if let Err(errno) = self.admit(&operation, session, room) {
+        let by_agent = self.coherence.as_ref().is_some_and(|coherence| coherence.is_agent(header.pid.get()));
+        if let Err(errno) = self.admit(&operation, session, room, by_agent) {
             return Ok(Err(errno));
         }
         if request::may_take_long(&operation) {
@@ -273,7 +278,7 @@ impl Server {
             operation => {
                 let room = usize::try_from(room).unwrap_or(usize::MAX);
                 let act = Act { server: self, node, room, output: &mut scratch.output };
-                Ok(act.perform(&operation, header.pid.get()).map(|()| Payload::Buffered))
+                Ok(act.perform(&operation, by_agent).map(|()| Payload::Buffered))
             }
         }
     }
@@ -285,12 +290,19 @@ impl Server {
 
     /// Whether `operation` may be tried at all: in its time, on a share that allows it, and with room for its reply, so that nothing is looked
     /// up or opened that the guest would not hear of.
-    fn admit(&self, operation: &Operation<'_>, session: Option<Session>, room: u64) -> Result<(), Errno> {
+    fn admit(
+        &self,
+        operation: &Operation<'_>,
+        session: Option<Session>,
+        room: u64,
+        by_agent: bool,
+    ) -> Result<(), Errno> {
         let early = matches!(operation, Operation::Init(_) | Operation::Destroy);
         if session.is_none() && !early {
             return Err(Errno::EIO);
         }
-        if self.options.read_only && operation.modifies() {
+        // The agent only seems to modify.
+        if self.options.read_only && operation.modifies() && !(by_agent && is_pretended(operation)) {
             return Err(Errno::EROFS);
         }
         if room < reply::bytes(operation) as u64 { Err(Errno::EIO) } else { Ok(()) }
@@ -329,7 +341,9 @@ impl Server {
         if offset.checked_add(len as u64).is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(Errno::EFBIG);
         }
-        let count = self.file_system.write(node, handle, offset, from, flags).map_err(reply::passable)?;
+        let count = self.file_system.write(node, handle, offset, from, flags).map_err(reply::passable);
+        self.changed_content(node);
+        let count = count?;
         FsCounters::add(&self.counters.bytes_written, count as u64);
         u32::try_from(count).map_err(|_| Errno::EIO)
     }
@@ -339,6 +353,12 @@ impl Server {
         // Who changes a file by another of its names is not seen.
         let only_name = attr.nlink <= 1 || attr.is_directory();
         self.options.cache.timeout(watched && only_name)
+    }
+
+    fn changed_content(&self, node: NodeId) {
+        if let Some(coherence) = &self.coherence {
+            coherence.changed_content(node);
+        }
     }
 
     fn watches(&self, directory: NodeId) -> bool {
@@ -369,6 +389,36 @@ fn wall_clock() -> Time {
     match now.duration_since(UNIX_EPOCH) {
         Ok(since) => Time { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() },
         Err(_) => Time::default(),
+    }
+}
+
+/// What the agent is answered without acting: see [`Act::answer_agent`].
+fn is_pretended(operation: &Operation<'_>) -> bool {
+    matches!(
+        operation,
+        Operation::Setattr(..)
+            | Operation::Fallocate { .. }
+            | Operation::Mknod(..)
+            | Operation::Mkdir(..)
+            | Operation::Symlink(..)
+            | Operation::Unlink(_)
+            | Operation::Rmdir(_)
+            | Operation::Rename { .. }
+    )
+}
+
+/// Whether the host has no `name` in `directory` (any more).
+///
+/// # Errors
+/// `EBUSY` if it has; the host's.
+fn absent(fs: &dyn FileSystem, directory: NodeId, name: Name<'_>) -> Result<(), Errno> {
+    match fs.lookup(directory, name) {
+        Ok(entry) => {
+            fs.forget(entry.node, 1);
+            Err(Errno::EBUSY)
+        }
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -409,10 +459,41 @@ struct Act<'a> {
 }
 
 impl Act<'_> {
-    fn perform(mut self, operation: &Operation<'_>, pid: u32) -> Result<(), Errno> {
-        let agent = self.server.coherence.as_ref().is_some_and(|coherence| coherence.is_agent(pid));
-        let done = if agent { self.answer_agent(operation) } else { None };
-        done.unwrap_or_else(|| self.dispatch(operation)).map_err(reply::passable)
+    fn perform(mut self, operation: &Operation<'_>, by_agent: bool) -> Result<(), Errno> {
+        let done = if by_agent { self.answer_agent(operation) } else { None };
+        done.unwrap_or_else(|| self.dispatch_and_note(operation)).map_err(reply::passable)
+    }
+
+    /// Does `operation`, and lets the watcher know that it was the guest.
+    fn dispatch_and_note(&mut self, operation: &Operation<'_>) -> Result<(), Errno> {
+        let (server, node) = (self.server, self.node);
+        let Some(coherence) = &server.coherence else { return self.dispatch(operation) };
+        match *operation {
+            Operation::Symlink(name, ..)
+            | Operation::Mknod(name, ..)
+            | Operation::Mkdir(name, ..)
+            | Operation::Create(name, ..)
+            | Operation::Link { new_name: name, .. }
+            | Operation::Unlink(name)
+            | Operation::Rmdir(name) => coherence.changing_name(node, name),
+            Operation::Rename { name, new_parent, new_name, .. } => {
+                coherence.changing_name(node, name);
+                coherence.changing_name(new_parent, new_name);
+            }
+            _ => {}
+        }
+        let done = self.dispatch(operation);
+        match *operation {
+            Operation::Setattr(..)
+            | Operation::Fallocate { .. }
+            | Operation::Setxattr(..)
+            | Operation::Removexattr(..)
+            | Operation::Open(..) => coherence.changed_content(node),
+            Operation::CopyFileRange { to, .. } => coherence.changed_content(to.node),
+            Operation::Link { node: of, .. } => coherence.changed_content(of),
+            _ => {}
+        }
+        done
     }
 
     fn dispatch(&mut self, operation: &Operation<'_>) -> Result<(), Errno> {
@@ -483,11 +564,30 @@ impl Act<'_> {
     /// What the agent is told in place of doing what it asks; `None` for what is done as for anybody. The agent "changes" what the host has
     /// changed, so that the guest's kernel looks again, and tells those who watch the file.
     fn answer_agent(&mut self, operation: &Operation<'_>) -> Option<Result<(), Errno>> {
-        match *operation {
-            Operation::Setattr(handle, _) => Some(self.attributes(handle, None)),
-            Operation::Fallocate { .. } => Some(Ok(())),
-            _ => None,
-        }
+        let (server, node) = (self.server, self.node);
+        let fs = &*server.file_system;
+        Some(match *operation {
+            Operation::Setattr(handle, _) => self.attributes(handle, None),
+            Operation::Fallocate { .. } => Ok(()),
+            Operation::Lookup(name) if self.hides(name) => Err(Errno::ENOENT),
+            Operation::Mknod(name, ..) | Operation::Mkdir(name, ..) | Operation::Symlink(name, ..) => {
+                self.entry(node, |fs| fs.lookup(node, name))
+            }
+            Operation::Unlink(name) | Operation::Rmdir(name) => absent(fs, node, name),
+            Operation::Rename { name, new_parent, new_name, .. } => {
+                // The host's rename was as it is repeated here, or the guest must not believe it.
+                absent(fs, node, name).and_then(|()| match absent(fs, new_parent, new_name) {
+                    Ok(()) => Err(Errno::ENOENT),
+                    Err(Errno::EBUSY) => Ok(()),
+                    Err(errno) => Err(errno),
+                })
+            }
+            _ => return None,
+        })
+    }
+
+    fn hides(&self, name: Name<'_>) -> bool {
+        self.server.coherence.as_ref().is_some_and(|coherence| coherence.hides(self.node, name))
     }
 
     fn put<T: IntoBytes + zerocopy::Immutable>(&mut self, value: &T) -> Result<(), Errno> {
@@ -509,7 +609,7 @@ impl Act<'_> {
         self.put(&out)
     }
 
-    fn lookup(&mut self, name: super::name::Name<'_>) -> Result<(), Errno> {
+    fn lookup(&mut self, name: Name<'_>) -> Result<(), Errno> {
         let watched = self.server.watches(self.node);
         match self.server.file_system.lookup(self.node, name) {
             Ok(entry) => self.put(&self.server.entry_out(self.node, watched, &entry)),

@@ -239,6 +239,16 @@ impl Coherence for Watcher {
         self.log.lock().unwrap().push(format!("forgotten {node}"));
     }
 
+    fn changing_name(&self, _: NodeId, _: Name<'_>) {}
+
+    fn changed_content(&self, _: NodeId) {}
+
+    fn reset(&self) {}
+
+    fn hides(&self, _: NodeId, name: Name<'_>) -> bool {
+        name.as_bytes() == b"hidden"
+    }
+
     fn is_agent(&self, pid: u32) -> bool {
         pid == 7
     }

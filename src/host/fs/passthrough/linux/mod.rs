@@ -21,15 +21,18 @@ use rustix::fs::{
 };
 
 use super::calls;
+use crate::host::fs::names::Spelling;
 use crate::host::fs::ownership::View;
 use crate::host::fs::stat::{Identity, Stat, decode_device, encode_device};
 
 mod confinement;
 mod credentials;
 mod handles;
+mod watch;
 pub use confinement::Confinement;
 pub use credentials::{Privilege, Thread};
 pub use handles::FileHandle;
+pub use watch::Watcher;
 
 /// What every lookup by name has.
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -124,6 +127,7 @@ fn stat_of(statx: &Statx) -> Stat {
         mtime: time(statx.stx_mtime),
         ctime: time(statx.stx_ctime),
         btime,
+        has_no_xattrs: false,
     }
 }
 
@@ -135,6 +139,14 @@ const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(
 /// The host's.
 pub fn stat_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {
     call(|| rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, STAT)).map(|statx| stat_of(&statx))
+}
+
+/// As [`stat_at`], with how the name is stored: a name is the bytes that it was made with. One call.
+///
+/// # Errors
+/// The host's.
+pub fn find(directory: BorrowedFd<'_>, name: &CStr) -> Result<(Stat, Spelling), Errno> {
+    stat_at(directory, name).map(|stat| (stat, Spelling::Exact))
 }
 
 /// Looks at an open file. One call.
@@ -497,6 +509,8 @@ pub struct HostEntry<'a> {
     pub next: u64,
     /// `S_IFMT` bits, 0 if unknown.
     pub file_type: u32,
+    /// What the host said of it by the way.
+    pub stat: Option<Stat>,
 }
 
 /// Goes on reading a directory at `position`, or where the last call stopped, and gives `each` what one call returns. Whether there was
@@ -525,6 +539,7 @@ pub fn list(fd: BorrowedFd<'_>, position: Option<u64>, mut each: impl FnMut(Host
                 ino: entry.ino(),
                 next: entry.next_entry_cookie(),
                 file_type: if entry.file_type() == FileType::Unknown { 0 } else { entry.file_type().as_raw_mode() },
+                stat: None,
             });
             // The next one would be another call.
             if entries.is_buffer_empty() {
@@ -547,9 +562,18 @@ pub unsafe fn append(fd: RawFd, vectors: *const libc::iovec, count: i32) -> isiz
 /// Whether symbolic links can have extended attributes of an ordinary user (xattr(7): not in `user.`).
 pub const LINKS_HAVE_ATTRIBUTES: bool = false;
 
+/// Whether two names are the same only if their bytes are.
+pub const NAMES_ARE_EXACT: bool = true;
+
+/// Whether a file handle never finds a later file that got the number of the one it was taken of.
+pub const HANDLES_ARE_EXACT: bool = true;
+
+/// Whether a directory has to be listed as a whole, since the host's positions do not survive changes.
+pub const LISTS_WHOLE: bool = false;
+
 /// Whom the default view takes for root.
 pub fn view() -> View {
-    View { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    View { uid: rustix::process::geteuid().as_raw(), gid: Some(rustix::process::getegid().as_raw()) }
 }
 
 /// The most descriptors that this process may have.
