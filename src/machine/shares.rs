@@ -73,6 +73,7 @@ pub(super) fn report(report: &mut Report, name: &str, counters: &FsCounters, wat
         ("bytes_written", &counters.bytes_written),
         ("kept_cache", &counters.kept_cache),
         ("wakeups", &counters.wakeups),
+        ("polled", &counters.polled),
         ("handed_off", &counters.handed_off),
         ("workers", &counters.workers),
     ];
