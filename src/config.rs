@@ -8,12 +8,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use minivmm_devices::virtio::spec::net::{MAX_MTU, MIN_MTU, MacAddress};
 use serde::Deserialize;
 
 use minivmm_devices::virtio::fs::server::CacheMode;
 use minivmm_devices::virtio::fs::{Tag, TagError};
 use minivmm_softcpu::{Tier, UnknownTier};
 
+use crate::host::net::user::{Rule, RuleError, UserOptions};
 use crate::hypervisor::Choice;
 
 /// Options of `minivmm boot`, and keys of a configuration file.
@@ -38,6 +40,15 @@ pub struct Config {
     /// Raw disk image: `PATH[,ro][,direct][,serial=TEXT]`; may be repeated
     #[arg(long, value_name = "DISK")]
     pub disk: Vec<DiskOption>,
+    /// Connect the guest's network device: user (built in: `[,host-loopback][,ipv6=on|off|auto][,subnet=A.B.C.0][,hostname=NAME]`), stream=PATH (passt, gvproxy -listen-qemu), dgram=PATH (gvproxy -listen-vfkit), tap=NAME (Linux) or none, then `[,mac=MAC][,mtu=N]` [default: user]
+    #[arg(long, value_name = "NETWORK")]
+    pub net: Option<NetOption>,
+    /// Publish a port of the guest on the host: `[ADDRESS:]HOSTPORT:GUESTPORT[/udp]`, on 127.0.0.1 unless an address is given; port 0 picks one and prints it; may be repeated
+    #[arg(long, value_name = "PORTS")]
+    pub publish: Vec<PublishRule>,
+    /// Make a Unix socket for `minivmm control`, which changes published ports while the machine runs
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Share a directory with the guest, which does `mount -t virtiofs TAG DIRECTORY`: `DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map]`; may be repeated
     #[arg(long, value_name = "SHARE")]
     pub share: Vec<ShareOption>,
@@ -150,6 +161,9 @@ impl Config {
             cpus: self.cpus.or(file.cpus),
             memory: self.memory.or(file.memory),
             disk: list(self.disk, file.disk),
+            net: self.net.or(file.net),
+            publish: list(self.publish, file.publish),
+            control: self.control.or(file.control),
             share: list(self.share, file.share),
             vsock: list(self.vsock, file.vsock),
             vsock_listen: list(self.vsock_listen, file.vsock_listen),
@@ -178,7 +192,11 @@ impl Config {
         let shares = self.share.iter_mut().map(|share| &mut share.path);
         let lists = self.initrd.iter_mut().chain(self.disk.iter_mut().map(|disk| &mut disk.path)).chain(shares);
         let vsock = self.vsock.iter_mut().chain(&mut self.vsock_listen).map(|route| &mut route.path);
-        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket) {
+        let net = self.net.iter_mut().filter_map(|net| match &mut net.network {
+            Network::Stream(path) | Network::Datagram(path) => Some(path),
+            Network::User(_) | Network::Tap(_) | Network::None => None,
+        });
+        for path in single.chain(lists).chain(vsock).chain(&mut self.vsock_socket).chain(&mut self.control).chain(net) {
             *path = base.join(&*path);
         }
     }
@@ -210,6 +228,17 @@ pub enum ValueError {
     /// Not a port and a path.
     #[error("`{0}` is not PORT=PATH, with a port from 0 to 4294967294")]
     Vsock(String),
+    /// Not a network.
+    #[error(
+        "`{0}` is not a network: user[,host-loopback][,ipv6=on|off|auto][,subnet=A.B.C.0][,hostname=NAME], stream=PATH, dgram=PATH, tap=NAME or none, then [,mac=MAC][,mtu=N]"
+    )]
+    Net(String),
+    /// Not an address that a network device can have.
+    #[error("`{0}` is not a MAC address of one device, such as 02:00:00:00:00:01")]
+    Mac(String),
+    /// Not an MTU.
+    #[error("`{0}` is not an MTU: 68 to 65535 bytes")]
+    Mtu(String),
     /// Not a place for a console.
     #[error("`{0}` is not a console: stdio, file=PATH or none")]
     Console(String),
@@ -373,6 +402,92 @@ impl FromStr for VsockPath {
     }
 }
 
+/// What the guest's network device is connected with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The built-in one. Published ports and the MTU are options of their own.
+    User(UserOptions),
+    /// A Unix stream socket; each frame behind its length.
+    Stream(PathBuf),
+    /// A Unix datagram socket; a frame a datagram.
+    Datagram(PathBuf),
+    /// A network interface of the host.
+    Tap(String),
+    /// Nothing: there is no device.
+    None,
+}
+
+/// A network device and what it is connected with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NetOption {
+    /// What it is connected with.
+    pub network: Network,
+    /// Its address, in place of one that is made up.
+    pub mac: Option<MacAddress>,
+    /// The MTU that the guest is told.
+    pub mtu: Option<u16>,
+}
+
+impl FromStr for NetOption {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let unknown = || ValueError::Net(text.to_owned());
+        let mut words = text.split(',');
+        let network = match words.next().unwrap_or_default().split_once('=').unwrap_or((text, "")) {
+            ("stream", path) if !path.is_empty() => Network::Stream(path.into()),
+            ("dgram", path) if !path.is_empty() => Network::Datagram(path.into()),
+            ("tap", name) if !name.is_empty() => Network::Tap(name.to_owned()),
+            ("none", "") if text == "none" => Network::None,
+            _ if text == "user" || text.starts_with("user,") => Network::User(UserOptions::default()),
+            _ => return Err(unknown()),
+        };
+        let mut net = Self { network, mac: None, mtu: None };
+        for word in words {
+            if let Network::User(user) = &mut net.network
+                && user.set(word)
+            {
+                continue;
+            }
+            match word.split_once('=').ok_or_else(unknown)? {
+                ("mac", mac) => net.mac = Some(parse_mac(mac).ok_or_else(|| ValueError::Mac(mac.to_owned()))?),
+                ("mtu", mtu) => net.mtu = Some(parse_mtu(mtu).ok_or_else(|| ValueError::Mtu(mtu.to_owned()))?),
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(net)
+    }
+}
+
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PublishRule(pub Rule);
+
+impl FromStr for PublishRule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        text.parse().map(Self)
+    }
+}
+
+/// An address of one device: not of a group, and not zero.
+fn parse_mac(text: &str) -> Option<MacAddress> {
+    let mut bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok().filter(|_| byte.len() == 2));
+    let mut mac = MacAddress::default();
+    for byte in &mut mac {
+        *byte = bytes.next()??;
+    }
+    let is_one = mac.first().is_some_and(|first| first & 1 == 0) && mac != MacAddress::default();
+    (is_one && bytes.next().is_none()).then_some(mac)
+}
+
+fn parse_mtu(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|mtu| (MIN_MTU..=MAX_MTU).contains(mtu))
+}
+
 /// Where the guest's console goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -451,6 +566,8 @@ macro_rules! from_string {
 from_string! {
     MemorySize: ValueError,
     DiskOption: ValueError,
+    NetOption: ValueError,
+    PublishRule: RuleError,
     ShareOption: ValueError,
     VsockPath: ValueError,
     ConsoleChoice: ValueError,
@@ -473,6 +590,9 @@ mod tests {
             cpus = 2
             memory = "512M"
             disk = ["root.img,ro", "/data.img,direct,serial=X1"]
+            net = "stream=run/passt.sock,mtu=9000"
+            publish = ["8080:80"]
+            control = "c.sock"
             share = ["src:code,ro", "/data:data"]
             vsock = ["1024=run/agent.sock"]
             vsock-listen = ["22=/run/ssh.sock"]

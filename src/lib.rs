@@ -6,6 +6,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod docker;
+mod error_line;
 pub mod event;
 pub mod host;
 pub mod hypervisor;

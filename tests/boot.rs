@@ -4,66 +4,31 @@
 //! user's cache are fetched. One guest at a time: two would share the host's cores and prove less about either.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
+use support::session::{self, alone, output_of};
+use support::stock_kernel::{self, host_sum, random_file};
 use support::{file_of_len, minivmm};
 
 mod support;
 
-/// A guest that takes longer hangs.
-const TIMEOUT: &str = "240";
-
-/// Lets one guest run at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The command that boots bundle `name`, which it fetches if need be.
 fn boot(name: &str, arguments: &[&str]) -> Command {
-    let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--timeout", TIMEOUT, "--bundle", name]);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    session::boot("soft", &[&["--bundle", name], arguments].concat())
 }
 
-/// Runs `script` in the guest's shell to the end of input; returns exit status and output.
-fn run_in(mut command: Command, script: &str) -> (i32, String) {
-    let mut child = command.spawn().unwrap();
-    feed(&mut child, script);
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(errors, "", "minivmm complained");
-    (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+/// The command that boots the cloud kernel of this year's Debian.
+fn machine(arguments: &[&str]) -> Command {
+    boot("shell", arguments)
 }
 
-fn feed(child: &mut Child, script: &str) {
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-}
-
-/// What `script` prints in the cloud kernel of this year's Debian, which powers off in the end.
+/// What `script` prints in the guest, which powers off in the end.
 fn shell(arguments: &[&str], script: &str) -> String {
     let _alone = alone();
-    let (status, output) = run_in(boot("shell", arguments), script);
-    assert_eq!(status, 0, "{output}");
-    output
-}
-
-/// A file of `len` bytes that no compression or zero detection could shorten.
-fn random_file(path: &Path, len: u64) {
-    let mut source = File::open("/dev/urandom").unwrap().take(len);
-    std::io::copy(&mut source, &mut File::create(path).unwrap()).unwrap();
-}
-
-/// The first word that the host's `program` prints for `path`.
-fn host_sum(program: &str, path: &Path) -> String {
-    let output = Command::new(program).arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+    output_of(machine(arguments), script)
 }
 
 #[test]
@@ -118,36 +83,26 @@ fn twenty_boots_in_a_row_end() {
 fn kernel_with_16_kib_pages_boots() {
     let _alone = alone();
     let script = "nproc; awk '/^KernelPageSize/ { print $2; exit }' /proc/self/smaps";
-    assert_eq!(run_in(boot("shell-16k", &["--cpus", "2"]), script), (0, "2\n16\n".to_owned()));
+    assert_eq!(output_of(boot("shell-16k", &["--cpus", "2"]), script), "2\n16\n");
 }
 
 #[test]
 fn full_flavour_boots() {
     let _alone = alone();
-    let (status, output) = run_in(boot("shell-full", &["--cpus", "2"]), "nproc; uname -r");
-    assert!(status == 0 && output.starts_with("2\n") && !output.contains("cloud"), "{output}");
+    let output = output_of(boot("shell-full", &["--cpus", "2"]), "nproc; uname -r");
+    assert!(output.starts_with("2\n") && !output.contains("cloud"), "{output}");
 }
 
 #[test]
 fn next_debian_boots() {
     let _alone = alone();
-    let (status, output) = run_in(boot("shell-forky", &["--cpus", "2"]), "nproc; uname -r");
-    assert!(status == 0 && output.starts_with("2\n"), "{output}");
+    let output = output_of(boot("shell-forky", &["--cpus", "2"]), "nproc; uname -r");
+    assert!(output.starts_with("2\n"), "{output}");
 }
 
 #[test]
 fn guest_reads_and_writes_the_hosts_bytes() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, copy) = (directory.path().join("source.img"), directory.path().join("copy.img"));
-    random_file(&source, 256 << 20);
-    file_of_len(&copy, 256 << 20);
-    let disks = [&format!("{},ro", source.display()), copy.to_str().unwrap()];
-    let script = "md5sum </dev/vda; dd if=/dev/vda of=/dev/vdb bs=1M 2>/dev/null; sync; \
-                  echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/vdb; echo x 2>/dev/null >/dev/vda || echo refused";
-    let output = shell(&["--cpus", "2", "--disk", disks[0], "--disk", disks[1]], script);
-    let sum = host_sum("md5sum", &source);
-    assert_eq!(output, format!("{sum}  -\n{sum}  -\nrefused\n"));
-    assert_eq!(host_sum("md5sum", &copy), sum);
+    stock_kernel::disk_has_the_hosts_bytes(machine, 256 << 20);
 }
 
 #[test]
@@ -179,71 +134,26 @@ fn discarded_blocks_are_given_back_to_the_host() {
 
 #[test]
 fn reboot_restarts_the_machine() {
-    let directory = tempfile::tempdir().unwrap();
-    let image = file_of_len(&directory.path().join("state.img"), 1 << 20);
-    let stats = directory.path().join("stats.json");
-    let _alone = alone();
-    let arguments = ["--cpus", "2", "--disk", image.to_str().unwrap(), "--stats", stats.to_str().unwrap()];
-    let mut child = boot("shell", &arguments).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"echo up\n").unwrap();
-    read_up(&mut child);
-    let first = "echo 0 >/proc/sys/kernel/printk; touch /tmp/first; printf x | dd of=/dev/vda conv=notrunc 2>/dev/null; sync; reboot -f\n";
-    stdin.write_all(first.as_bytes()).unwrap();
-    // What is typed before the restart goes to the first boot.
-    while boots(&child, &stats) < 2 {
-        assert!(child.try_wait().unwrap().is_none(), "the machine stopped");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    // The disk remembers that there was a first boot, RAM does not.
-    stdin.write_all(b"head -c 1 /dev/vda; ls /tmp; echo second\n").unwrap();
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap().as_str()), (Some(0), "xsecond\n"));
-}
-
-/// Reads the line by which the guest says that its shell takes commands.
-fn read_up(child: &mut Child) {
-    let mut line = [0; 3];
-    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"up\n");
-}
-
-/// How often the machine of `child` was started, as its statistics say.
-fn boots(child: &Child, stats: &Path) -> u64 {
-    let id = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(id, rustix::process::Signal::USR1).unwrap();
-    let report = fs::read(stats).ok().and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-    report.and_then(|report| report["boots"].as_u64()).unwrap_or(0)
+    stock_kernel::reboot_restarts_the_machine(machine);
 }
 
 #[test]
 fn vcpu_goes_offline_and_comes_back() {
-    let script =
-        "cd /sys/devices/system/cpu/cpu1; for i in 1 2 3; do echo 0 >online; nproc; echo 1 >online; nproc; done";
-    assert_eq!(shell(&["--cpus", "2"], script), "1\n2\n".repeat(3));
+    stock_kernel::vcpu_goes_offline_and_comes_back(machine);
 }
 
 #[test]
 fn kernel_panic_ends_with_3() {
     let _alone = alone();
-    let mut child = boot("shell", &[]).spawn().unwrap();
-    feed(&mut child, "echo c >/proc/sysrq-trigger\n");
+    let mut child = machine(&[]).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"echo c >/proc/sysrq-trigger\n").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
 fn power_key_shuts_the_guest_down() {
-    let _alone = alone();
-    let mut child = boot("shell", &[]).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"echo up\n").unwrap();
-    read_up(&mut child);
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
-    let output = child.wait_with_output().unwrap();
-    drop(stdin);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    stock_kernel::power_key_shuts_the_guest_down(machine);
 }
 
 /// The same commands in the guest's busybox and with the host's tools, on the same bytes.

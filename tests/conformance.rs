@@ -223,7 +223,7 @@ fn on_every_back_end<V: Into<Verdict>, T: Fn(&Guest) -> V>(vcpu_count: u32, code
     for row in rows() {
         let _alone = (row.backend == Backend::Hvf).then(alone);
         if row.backend.is_simulated() {
-            minivmm_hvf_sim::set_knobs(minivmm_hvf_sim::Knobs::parse(row.variant));
+            support::simulator::turn(row.variant);
         }
         if !row.is_run() {
             continue;

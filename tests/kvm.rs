@@ -5,13 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::process::Command;
 use std::time::Duration;
 
 use minivmm::hypervisor::Backend;
-use rustix::process::Signal;
-use support::session::{alone, boot, output_of, report, signal, stats, up};
-use support::{file_of_len, minivmm, parts, run, write_image};
+use support::session::{alone, boot, output_of, report, stats, up};
+use support::{minivmm, parts, run, stock_kernel, write_image};
 
 mod support;
 
@@ -25,11 +24,16 @@ fn has_kvm() -> bool {
     usable.is_ok()
 }
 
+/// The command that boots the `shell` bundle.
+fn machine(arguments: &[&str]) -> Command {
+    boot("kvm", arguments)
+}
+
 /// Checks that `script` prints `expected` in the guest, which powers off in the end.
 fn prints(arguments: &[&str], script: &str, expected: &str) {
     if has_kvm() {
         let _alone = alone();
-        assert_eq!(output_of(boot("kvm", arguments), script), expected);
+        assert_eq!(output_of(machine(arguments), script), expected);
     }
 }
 
@@ -52,76 +56,37 @@ fn four_vcpus_boot() {
 
 #[test]
 fn vcpu_goes_offline_and_comes_back() {
-    let script =
-        "cd /sys/devices/system/cpu/cpu1; for i in 1 2 3; do echo 0 >online; nproc; echo 1 >online; nproc; done";
-    prints(&["--cpus", "2"], script, &"1\n2\n".repeat(3));
+    if has_kvm() {
+        stock_kernel::vcpu_goes_offline_and_comes_back(machine);
+    }
 }
 
 #[test]
 fn disk_has_the_hosts_bytes() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, copy) = (directory.path().join("source.img"), directory.path().join("copy.img"));
-    let mut random = fs::File::open("/dev/urandom").unwrap().take(8 << 20);
-    std::io::copy(&mut random, &mut fs::File::create(&source).unwrap()).unwrap();
-    file_of_len(&copy, 8 << 20);
-    let disks = [&format!("{},ro", source.display()), copy.to_str().unwrap()];
-    let sum = std::process::Command::new("md5sum").arg(&source).output().unwrap().stdout;
-    let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
-    let script = "md5sum </dev/vda; dd if=/dev/vda of=/dev/vdb bs=1M 2>/dev/null; sync";
-    prints(&["--cpus", "2", "--disk", disks[0], "--disk", disks[1]], script, &format!("{sum}  -\n"));
-    assert!(!has_kvm() || fs::read(&source).unwrap() == fs::read(&copy).unwrap(), "the copy differs");
+    if has_kvm() {
+        stock_kernel::disk_has_the_hosts_bytes(machine, 8 << 20);
+    }
 }
 
 #[test]
 fn reboot_restarts_the_machine() {
-    if !has_kvm() {
-        return;
+    if has_kvm() {
+        stock_kernel::reboot_restarts_the_machine(machine);
     }
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("stats.json");
-    let _alone = alone();
-    let (mut child, mut stdin) = up(boot("kvm", &["--cpus", "2", "--stats", path.to_str().unwrap()]));
-    stdin.write_all(b"touch /tmp/first; reboot -f\n").unwrap();
-    stats(&mut child, &path, 1);
-    stdin.write_all(b"ls /tmp; nproc; echo second\n").unwrap();
-    drop(stdin);
-    let (status, output, _) = parts(child.wait_with_output().unwrap());
-    assert!(status == 0 && output.ends_with("2\nsecond\n") && !output.contains("first"), "{status}: {output}");
 }
 
-/// SIGUSR1 pauses all vCPUs, writes the statistics, and lets them go on.
 #[test]
 fn vcpus_pause_in_whatever_they_do() {
-    if !has_kvm() {
-        return;
+    if has_kvm() {
+        stock_kernel::vcpus_pause_in_whatever_they_do(machine, 20);
     }
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("stats.json");
-    let _alone = alone();
-    let (mut child, mut stdin) = up(boot("kvm", &["--cpus", "2", "--stats", path.to_str().unwrap()]));
-    // The second vCPU leaves the guest all the time: it reads the clock's registers.
-    let script = "(while true; do hwclock -r >/dev/null; done) & for i in $(seq 20); do sleep 0.05; done; echo done\n";
-    stdin.write_all(script.as_bytes()).unwrap();
-    for _ in 0..20 {
-        fs::remove_file(&path).ok();
-        stats(&mut child, &path, 0);
-    }
-    drop(stdin);
-    let (status, output, _) = parts(child.wait_with_output().unwrap());
-    assert_eq!((status, output.as_str()), (0, "done\n"));
 }
 
 #[test]
 fn power_key_shuts_the_guest_down() {
-    if !has_kvm() {
-        return;
+    if has_kvm() {
+        stock_kernel::power_key_shuts_the_guest_down(machine);
     }
-    let _alone = alone();
-    let (child, stdin) = up(boot("kvm", &["--cpus", "2"]));
-    signal(&child, Signal::TERM);
-    let (status, _, errors) = parts(child.wait_with_output().unwrap());
-    drop(stdin);
-    assert_eq!(status, 0, "{errors}");
 }
 
 #[test]
@@ -132,7 +97,7 @@ fn statistics_count_exits_of_which_an_idle_guest_has_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stats.json");
     let _alone = alone();
-    let (mut child, stdin) = up(boot("kvm", &["--cpus", "2", "--stats", path.to_str().unwrap()]));
+    let (mut child, stdin) = up(machine(&["--cpus", "2", "--stats", path.to_str().unwrap()]));
     let sum = |report: &serde_json::Value, name: &str| {
         let of = |vcpu: &serde_json::Value| vcpu[name].as_u64().unwrap_or_else(|| panic!("no {name}"));
         report["vcpus"].as_array().unwrap().iter().map(of).sum::<u64>()

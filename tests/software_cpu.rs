@@ -1,25 +1,17 @@
 //! The software CPU's tiers under a stock kernel: code that changes while it runs, and every unit of generated code compared with tier 0.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 
-use support::minivmm;
+use support::session::{alone, boot_within, output_of, report};
 
 mod support;
 
-/// Boots the `shell` bundle, feeds `script` to its shell, and returns what that prints.
+/// What `script` prints in the guest, which powers off in the end.
 fn shell(arguments: &[&str], script: &str) -> String {
-    let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--timeout", "900"]);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!((output.status.code(), &*errors), (Some(0), ""), "{printed}");
-    printed.into_owned()
+    let _alone = alone();
+    // Lockstep takes its time.
+    output_of(boot_within(900, "soft", arguments), script)
 }
 
 /// JIT compilers, fork and mmap, a debugger, kprobes, and the kernel's own compiler of packet filters: see the program.
@@ -67,8 +59,31 @@ fn generated_code_does_what_tier_0_does_while_a_kernel_boots() {
     assert!(not_compared * 1000 < compared, "{not_compared} units beside {compared} could not be compared");
 }
 
+#[test]
+fn statistics_say_what_each_tier_did_and_why_guests_were_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let stats = directory.path().join("stats.json");
+    shell(&["--cpus", "2", "--stats", stats.to_str().unwrap()], "seq 3000 | md5sum");
+    let sum = |name: &str| counter(&stats, name);
+    let (instructions, translated) = (sum("instructions"), sum("instructions_translated"));
+    assert!(sum("tlb_hits") > 100 * sum("tlb_misses") && sum("tlb_misses") > 1000);
+    assert!(sum("exits_hypercall") > 5 && sum("exits_mmio_read") > 50 && sum("exits_mmio_write") > 50);
+    assert!(sum("interrupts") > 20 && sum("waits") > 0 && sum("kicks") > 0);
+    let machine = &report(&stats).unwrap()["devices"];
+    assert!(machine["gic"]["raised"].as_u64() > Some(20), "{machine}");
+    let in_use = machine["hypervisor"]["unit_bytes_in_use"].as_u64().unwrap();
+    if in_use == 0 && std::env::consts::ARCH != "x86_64" {
+        eprintln!("skipped: no code is generated for this host");
+        return;
+    }
+    assert!(instructions / 2 < translated && translated < instructions, "{translated} of {instructions}");
+    assert!(in_use > 1 << 20 && machine["hypervisor"]["unit_bytes_at_most"].as_u64() >= Some(in_use), "{machine}");
+    assert!(sum("units") > 1000 && sum("units_shared") > 1000 && sum("unit_bytes") >= in_use / 2);
+    let left = ["exits_no_unit", "exits_unknown_page", "exits_tier_0", "exits_exception", "exits_attention"].map(sum);
+    assert_eq!(left.iter().sum::<u64>(), sum("units_entered"));
+}
+
 /// A counter of all vCPUs together.
 fn counter(stats: &Path, name: &str) -> u64 {
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
-    report["vcpus"].as_array().unwrap().iter().map(|vcpu| vcpu[name].as_u64().unwrap()).sum()
+    report(stats).unwrap()["vcpus"].as_array().unwrap().iter().map(|vcpu| vcpu[name].as_u64().unwrap()).sum()
 }

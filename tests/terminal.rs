@@ -103,8 +103,9 @@ fn shell_at_a_terminal_knows_its_size_and_leaves_it_as_it_was() {
     // The guest is told by an interrupt; the shell shows it when it next asks.
     terminal.type_in("while [ \"$(stty size)\" != '50 100' ]; do sleep 0.1; done; echo re''sized\r");
     terminal.expect("resized");
-    // ^C is the guest's.
-    terminal.type_in("sleep 1000\r");
+    // ^C is the guest's. Its shell takes it for a character until the command runs.
+    terminal.type_in("echo sleep''ing; sleep 1000\r");
+    terminal.expect("sleeping");
     terminal.type_in("\x03");
     terminal.type_in("echo inter''rupted\r");
     terminal.expect("interrupted");

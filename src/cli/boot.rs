@@ -15,14 +15,18 @@ use super::Status;
 use super::bundle::{self, BundleCommandError};
 use super::log::{self, RawTerminal};
 use crate::config::{Config, ConfigError, ConsoleChoice, OnReset};
+use crate::error_line::chain;
 use crate::event::{EventError, EventLoop, Stopper};
 use crate::host::console::{HostConsole, Input, Output};
+use crate::host::control::{ControlSocket, Controls};
 use crate::host::escape::Command;
+use crate::host::listener::ListenError;
+use crate::host::net::{HostNet, NetError};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{self, RawMode};
 use crate::host::vsock::{HostVsock, VsockError};
 use crate::machine::spec::{BootFiles, HostFacts, MachineSpec, SpecError};
-use crate::machine::{ConsoleLink, Control, Machine, MachineError, Outcome};
+use crate::machine::{ConsoleLink, Control, Links, Machine, MachineError, Outcome};
 use crate::stats::{Stages, StatsError};
 
 /// How long the end of the program waits for a reader of the console that takes nothing.
@@ -54,6 +58,10 @@ pub enum BootError {
     },
     #[error("cannot use standard input and output")]
     Stdio(#[source] io::Error),
+    #[error("cannot make the control socket")]
+    ControlSocket(#[source] ListenError),
+    #[error(transparent)]
+    Net(#[from] NetError),
     #[error(transparent)]
     Vsock(#[from] VsockError),
     #[error("cannot take over signals")]
@@ -101,9 +109,14 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
         ConsoleLink { screen: console.screen(), ports: console.ports(), wakeup: console.wakeup() }
     };
     let vsock = spec.vsock.as_ref().map(HostVsock::open).transpose()?;
-    let vsock_link = vsock.as_ref().map(HostVsock::link);
-    let machine = Machine::new(spec, link, vsock_link, Stages::new(start), config.stats.clone())?;
-    let io = IoThread::start(&console, vsock, &machine.control())?;
+    let net = spec.net.as_ref().map(HostNet::open).transpose()?;
+    let controls = Controls { publish: net.as_ref().and_then(HostNet::publish) };
+    let socket = config.control.as_ref().map(|path| ControlSocket::bind(path, controls)).transpose();
+    let socket = socket.map_err(BootError::ControlSocket)?;
+    say_published(&config, net.as_ref());
+    let links = Links { net: net.as_ref().map(HostNet::link), vsock: vsock.as_ref().map(HostVsock::link) };
+    let machine = Machine::new(spec, link, links, Stages::new(start), config.stats.clone())?;
+    let io = IoThread::start(&console, (net, vsock, socket), &machine.control())?;
     let raw_mode = make_raw(&config, &console, &raw_log)?;
     let on_reset = config.on_reset.unwrap_or_default();
     let result = run_machine(machine, on_reset, config.timeout.map(Duration::from_secs));
@@ -116,7 +129,11 @@ pub fn run(arguments: Arguments, start: Instant) -> Result<Status, BootError> {
 }
 
 /// Starts the machine, over and over if that is wanted, until it stops for good.
-fn run_machine(mut machine: Machine, on_reset: OnReset, timeout: Option<Duration>) -> Result<Status, BootError> {
+pub(super) fn run_machine(
+    mut machine: Machine,
+    on_reset: OnReset,
+    timeout: Option<Duration>,
+) -> Result<Status, BootError> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let outcome = loop {
         machine.start();
@@ -143,7 +160,17 @@ fn run_machine(mut machine: Machine, on_reset: OnReset, timeout: Option<Duration
     }
 }
 
-fn host_facts(config: &Config) -> HostFacts {
+/// Says which ports lead to the guest; also to the quiet where the host chose one, which nobody could know otherwise.
+fn say_published(config: &Config, net: Option<&HostNet>) {
+    let published = net.and_then(HostNet::publish).map(|handle| handle.list()).unwrap_or_default();
+    for (published, asked) in published.iter().zip(&config.publish) {
+        if !config.quiet || asked.0.host.port() == 0 {
+            eprintln!("minivmm: published {}", published.rule);
+        }
+    }
+}
+
+pub(super) fn host_facts(config: &Config) -> HostFacts {
     let cores = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let terminal = has_terminal(config).then(|| terminal::window_size(io::stdin()));
     HostFacts { cores, terminal }
@@ -208,15 +235,16 @@ fn make_raw(
 }
 
 /// The thread that serves console and signals.
-struct IoThread {
+pub(super) struct IoThread {
     stopper: Stopper,
     thread: JoinHandle<()>,
 }
 
 impl IoThread {
-    fn start(
+    /// Starts it.
+    pub(super) fn start(
         console: &Arc<Mutex<HostConsole>>,
-        vsock: Option<HostVsock>,
+        (net, vsock, socket): (Option<HostNet>, Option<HostVsock>, Option<ControlSocket>),
         control: &Control,
     ) -> Result<Self, BootError> {
         let mut events = EventLoop::new()?;
@@ -238,20 +266,27 @@ impl IoThread {
         });
         events.add(console.clone())?;
         events.add(Arc::new(Mutex::new(signals.map_err(BootError::Signals)?)))?;
+        if let Some(net) = net {
+            events.add(Arc::new(Mutex::new(net)))?;
+        }
+        if let Some(socket) = socket {
+            events.add(Arc::new(Mutex::new(socket)))?;
+        }
         if let Some(vsock) = vsock {
             events.add(Arc::new(Mutex::new(vsock)))?;
         }
         let stopper = events.stopper();
         let body = move || {
             if let Err(error) = events.run() {
-                tracing::error!("the console stops working: {}", super::chain(&error));
+                tracing::error!("the console stops working: {}", chain(&error));
             }
         };
         let thread = std::thread::Builder::new().name("io".to_owned()).spawn(body).map_err(BootError::Thread)?;
         Ok(Self { stopper, thread })
     }
 
-    fn stop(self) {
+    /// Ends it.
+    pub(super) fn stop(self) {
         self.stopper.stop();
         // A panic has been printed already.
         drop(self.thread.join());

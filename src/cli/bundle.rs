@@ -19,6 +19,7 @@ const DEFAULT_BUNDLE: &str = "shell";
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a bundle from Debian packages, replacing one that is there
+    #[command(alias = "build")]
     Fetch {
         #[command(flatten)]
         which: Which,
@@ -36,7 +37,7 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// Name of the bundle, such as shell, shell-forky or shell-16k
+    /// Name of the bundle, such as shell, shell-forky, shell-16k or docker
     #[arg(default_value = DEFAULT_BUNDLE)]
     name: String,
     /// Debian release [default: trixie]
@@ -45,6 +46,9 @@ pub struct Which {
     /// Debian kernel: cloud, full or 16k [default: cloud]
     #[arg(long)]
     flavour: Option<Flavour>,
+    /// Architecture of the guest
+    #[arg(long, value_parser = ["arm64"], default_value = "arm64")]
+    arch: String,
 }
 
 /// Why there is no bundle.
@@ -102,23 +106,31 @@ pub fn run(command: &Command) -> Result<(), BundleCommandError> {
     Ok(())
 }
 
-/// The files of the bundle `name`, which is made if it is not there.
+/// What `boot` takes of the bundle `name`, which is made if it is not there.
 ///
 /// # Errors
 /// As [`BundleCommandError`] says.
 pub fn boot_files(name: Option<&str>, mirror: Option<&str>, quiet: bool) -> Result<BootFiles, BundleCommandError> {
-    let store = BundleStore::of_user()?;
-    let spec = BundleSpec::from_id(name.unwrap_or(DEFAULT_BUNDLE))?;
-    let bundle = match store.find(&spec.id()) {
-        Err(BundleError::Absent { .. }) => fetch(&store, &spec, mirror, quiet)?,
-        Ok(old) if !old.is_current() => fetch(&store, &spec, mirror, quiet).or_else(|error| {
-            tracing::warn!("bundle {} was made by another version of minivmm and cannot be made anew: {error}", old.id);
-            Ok::<_, BundleCommandError>(old)
-        })?,
-        found => found?,
-    };
+    let bundle = ready(name, mirror, quiet)?;
     let (kernel, initrds) = (bundle.kernel(), vec![bundle.initramfs()]);
     Ok(BootFiles { kernel, initrds, cmdline: String::new(), is_bundle: true })
+}
+
+/// The bundle `name`, which is made if it is not there, and made anew if another version of minivmm made it.
+///
+/// # Errors
+/// As [`BundleCommandError`] says.
+pub fn ready(name: Option<&str>, mirror: Option<&str>, quiet: bool) -> Result<Bundle, BundleCommandError> {
+    let store = BundleStore::of_user()?;
+    let spec = BundleSpec::from_id(name.unwrap_or(DEFAULT_BUNDLE))?;
+    match store.find(&spec.id()) {
+        Err(BundleError::Absent { .. }) => fetch(&store, &spec, mirror, quiet),
+        Ok(old) if !old.is_current() => fetch(&store, &spec, mirror, quiet).or_else(|error| {
+            tracing::warn!("bundle {} was made by another version of minivmm and cannot be made anew: {error}", old.id);
+            Ok(old)
+        }),
+        found => Ok(found?),
+    }
 }
 
 fn fetch(

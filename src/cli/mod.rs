@@ -5,15 +5,18 @@
 
 mod boot;
 mod bundle;
+mod control;
+mod docker;
 mod log;
 mod probe;
 
-use std::error::Error;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+
+use crate::error_line::chain;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +51,14 @@ enum Command {
     Boot(Box<boot::Arguments>),
     /// Show which hypervisors can be used here, and which one `auto` picks
     Probe(probe::Arguments),
+    /// Change a running machine, by the socket that `boot --control` made
+    Control(control::Arguments),
     /// Make, show or check the guests that `boot` uses where no kernel is given
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Run containers: an engine that the `docker` command drives
+    #[command(subcommand)]
+    Docker(Box<docker::Command>),
 }
 
 /// Something that ends the program with one line on standard error.
@@ -60,6 +68,10 @@ enum CliError {
     Boot(#[from] boot::BootError),
     #[error(transparent)]
     Bundle(#[from] bundle::BundleCommandError),
+    #[error(transparent)]
+    Docker(#[from] docker::DockerError),
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
     #[error("cannot write to standard output")]
     Output(#[from] std::io::Error),
 }
@@ -68,7 +80,8 @@ impl CliError {
     fn status(&self) -> Status {
         match self {
             Self::Boot(error) => error.status(),
-            Self::Bundle(_) | Self::Output(_) => Status::Failure,
+            Self::Docker(error) => error.status(),
+            Self::Bundle(_) | Self::Control(_) | Self::Output(_) => Status::Failure,
         }
     }
 }
@@ -83,7 +96,13 @@ pub fn main(start: Instant) -> ExitCode {
     let result = match arguments.command {
         Command::Boot(arguments) => boot::run(*arguments, start).map_err(CliError::from),
         Command::Probe(arguments) => probe::run(&arguments).map(|()| Status::Success).map_err(CliError::from),
+        Command::Control(arguments) => control::run(arguments).map(|()| Status::Success).map_err(CliError::from),
         Command::Bundle(command) => bundle::run(&command).map(|()| Status::Success).map_err(CliError::from),
+        Command::Docker(command) => match docker::run(*command, start) {
+            // That of a command in the guest.
+            Ok(status) => return ExitCode::from(status),
+            Err(error) => Err(error.into()),
+        },
     };
     let status = result.unwrap_or_else(|error| {
         eprintln!("minivmm: {}", chain(&error));
@@ -113,33 +132,9 @@ fn report_usage(error: &clap::Error) -> Status {
     }
 }
 
-/// `error` and its causes on one line, without the words that a cause repeats.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text.replace('\n', " ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("cannot read it")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn error_is_one_line_with_its_cause() {
-        let error = Outer(std::io::Error::other("disk\non fire"));
-        assert_eq!(chain(&error), "cannot read it: disk on fire");
-    }
 
     #[test]
     fn arguments_are_consistent() {

@@ -63,3 +63,9 @@ impl Edges {
         self.0.as_fd().as_raw_fd()
     }
 }
+
+impl AsFd for Edges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

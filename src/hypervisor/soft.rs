@@ -46,6 +46,11 @@ impl Vm for SoftVm {
     fn vcpu_builder(&self, index: u32) -> Box<dyn VcpuBuilder> {
         Box::new(SoftVcpuBuilder { system: self.0.clone(), index })
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let (used, most) = self.0.unit_bytes();
+        vec![("unit_bytes_in_use", used as u64), ("unit_bytes_at_most", most as u64)]
+    }
 }
 
 struct SoftInputs(Arc<System>);
@@ -139,9 +144,12 @@ impl Vcpu for SoftVcpu {
             ("tlb_misses", counters.tlb_misses),
             ("fetch_misses", counters.fetch_misses),
             ("decoded", counters.decoded),
-            ("mmio", counters.mmio),
+            ("exits_mmio_read", counters.mmio_reads),
+            ("exits_mmio_write", counters.mmio_writes),
             ("waits", counters.waits),
             ("broadcasts", counters.broadcasts),
+            ("kicks", counters.kicks),
+            ("kicks_suppressed", counters.kicks_suppressed),
         ]
     }
 }

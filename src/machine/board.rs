@@ -18,6 +18,7 @@ use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::blk::{Blk, BlkCounters};
 use minivmm_devices::virtio::console::{Console, ConsolePort};
 use minivmm_devices::virtio::fs::server::FsCounters;
+use minivmm_devices::virtio::net::{NetCounters, NetPort};
 use minivmm_devices::virtio::rng::{EntropySource, Rng};
 use minivmm_devices::virtio::transport::mmio::MmioTransport;
 use minivmm_devices::virtio::vsock::VsockCounters;
@@ -27,10 +28,11 @@ use super::images::{self, ImageError};
 use super::port::{PortOutput, SerialPort, VirtioPort, lock};
 use super::shares;
 use super::spec::MachineSpec;
-use super::{BootEvents, ConsoleLink};
+use super::{BootEvents, ConsoleLink, Links};
 use crate::config::ShareOption;
 use crate::host::disk::{DiskError, RawDisk};
 use crate::host::fs::{Corrector, ShareError};
+use crate::host::net::NetLink;
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
 use crate::layout;
@@ -78,6 +80,7 @@ pub struct Board {
     virtio: Vec<VirtioPlace>,
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
+    net: Option<NetPort>,
     /// By the device's name.
     shares: Vec<(String, Arc<FsCounters>)>,
     /// Runs as long as the shares are served.
@@ -107,7 +110,7 @@ impl Board {
         spec: &MachineSpec,
         hypervisor: &dyn Hypervisor,
         console: &ConsoleLink,
-        vsock: Option<&VsockLink>,
+        links: &Links,
         stages: &Stages,
         events: &BootEvents,
     ) -> Result<Self, BuildError> {
@@ -127,12 +130,13 @@ impl Board {
         for (disk, option) in disks.into_iter().zip(&spec.disks) {
             disk_counters.push(parts.add_disk(disk, option.serial.as_deref().unwrap_or_default(), queue_count)?);
         }
-        let (shares, coherence) =
-            shares::watch(shares, &spec.shares, vsock.map(VsockLink::agent_door)).map_err(BuildError::Watch)?;
+        let net = links.net.as_ref().map(|link| parts.add_net(link)).transpose()?;
+        let door = links.vsock.as_ref().map(VsockLink::agent_door);
+        let (shares, coherence) = shares::watch(shares, &spec.shares, door).map_err(BuildError::Watch)?;
         let shares = shares.into_iter().zip(&spec.shares);
         let shares =
             shares.map(|(share, option)| parts.add_share(share, option, queue_count)).collect::<Result<_, _>>()?;
-        let vsock = vsock.map(|link| parts.add_vsock(link)).transpose()?;
+        let vsock = links.vsock.as_ref().map(|link| parts.add_vsock(link)).transpose()?;
         let entry = images::load(spec, &ram, parts.virtio_count())?;
         vm.code_was_written(entry.kernel, entry.kernel_bytes);
         let (for_first, for_events) = (stages.clone(), events.clone());
@@ -148,7 +152,7 @@ impl Board {
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
         let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
-        Ok(Self { vcpus, io, gpio, virtio, console, disks, shares, vsock, _coherence: coherence, vm })
+        Ok(Self { vcpus, io, gpio, virtio, console, disks, net, shares, vsock, _coherence: coherence, vm })
     }
 
     /// Presses or releases the power key.
@@ -186,6 +190,9 @@ impl Board {
         for (counters, index) in self.disks.iter().zip(0..) {
             report.add_device(&disk_name(index), &disk_counters(counters));
         }
+        if let Some(port) = &self.net {
+            report.add_device(NET_NAME, &net_counters(port.counters()));
+        }
         for (name, counters) in &self.shares {
             shares::report(report, name, counters);
         }
@@ -207,6 +214,27 @@ impl Board {
             report.add_device("gic", &counters);
         }
     }
+}
+
+const NET_NAME: &str = "virtio net";
+
+fn net_counters(counters: &NetCounters) -> Counters {
+    let named = [
+        ("frames_in", &counters.frames_in),
+        ("frames_out", &counters.frames_out),
+        ("bytes_in", &counters.bytes_in),
+        ("bytes_out", &counters.bytes_out),
+        ("malformed", &counters.malformed),
+        ("filtered", &counters.filtered),
+        ("checksums", &counters.checksums),
+        ("segments", &counters.segments),
+        ("starved", &counters.starved),
+        ("full", &counters.full),
+        ("commands", &counters.commands),
+        ("link_changes", &counters.link_changes),
+        ("wakeups", &counters.wakeups),
+    ];
+    named.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).to_vec()
 }
 
 const VSOCK_NAME: &str = "virtio vsock";
@@ -323,6 +351,12 @@ impl Parts {
         let index = self.virtio.iter().filter(|place| place.name.starts_with("virtio blk")).count();
         self.add_virtio(disk_name(index), Box::new(device))?;
         Ok(counters)
+    }
+
+    fn add_net(&mut self, link: &NetLink) -> Result<NetPort, BuildError> {
+        let (device, port) = link.device();
+        self.add_virtio(NET_NAME.to_owned(), Box::new(device))?;
+        Ok(port)
     }
 
     fn add_share(

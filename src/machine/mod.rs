@@ -25,6 +25,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::host::console::{Ports, Screen, Wakeup};
+use crate::host::net::NetLink;
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::stats::{Report, Stage, Stages, StatsError};
@@ -77,6 +78,15 @@ impl std::fmt::Debug for ConsoleLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConsoleLink").field("screen", &self.screen).finish_non_exhaustive()
     }
+}
+
+/// The host's ends of devices that have one of their own, which outlives them.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    /// Of the network device.
+    pub net: Option<NetLink>,
+    /// Of the socket device.
+    pub vsock: Option<VsockLink>,
 }
 
 /// Why a machine stopped.
@@ -157,7 +167,7 @@ pub struct Machine {
     spec: MachineSpec,
     hypervisor: Box<dyn Hypervisor>,
     console: ConsoleLink,
-    vsock: Option<VsockLink>,
+    links: Links,
     stages: Stages,
     stats_path: Option<PathBuf>,
     sender: Sender<Event>,
@@ -198,7 +208,7 @@ impl Machine {
     pub fn new(
         spec: MachineSpec,
         console: ConsoleLink,
-        vsock: Option<VsockLink>,
+        links: Links,
         stages: Stages,
         stats_path: Option<PathBuf>,
     ) -> Result<Self, MachineError> {
@@ -208,7 +218,7 @@ impl Machine {
             spec,
             hypervisor,
             console,
-            vsock,
+            links,
             stages,
             stats_path,
             sender,
@@ -237,8 +247,7 @@ impl Machine {
         self.boot += 1;
         self.stages.restart();
         let events = BootEvents { boot: self.boot, sender: self.sender.clone() };
-        let vsock = self.vsock.as_ref();
-        let board = Board::build(&self.spec, &*self.hypervisor, &self.console, vsock, &self.stages, &events)?;
+        let board = Board::build(&self.spec, &*self.hypervisor, &self.console, &self.links, &self.stages, &events)?;
         self.stages.stamp(Stage::VmCreated, Instant::now());
         self.board = Some(board);
         Ok(())

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use minivmm_devices::virtio::fs::Tag;
 use minivmm_devices::virtio::fs::server::CacheMode;
+use minivmm_devices::virtio::spec::net::MacAddress;
 use minivmm_devices::virtio::spec::vsock::{CID_FIRST_GUEST, CID_LAST_GUEST};
 use minivmm_firmware::cmdline::{Cmdline, CmdlineError};
 use minivmm_firmware::guest;
 
 use minivmm_softcpu::Tier;
 
-use crate::config::{Config, DiskOption, MemorySize, ShareOption, VsockPath};
+use crate::config::{Config, DiskOption, MemorySize, NetOption, Network, ShareOption, VsockPath};
+use crate::host::net::user::{MTU_RANGE, UserOptions};
+use crate::host::net::{NetKind, NetOptions};
 use crate::host::terminal::WindowSize;
 use crate::host::vsock::VsockOptions;
 use crate::hypervisor::Choice;
@@ -34,6 +37,8 @@ pub struct MachineSpec {
     pub cmdline: Cmdline,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskOption>,
+    /// The network device, if there is one.
+    pub net: Option<NetOptions>,
     /// Shared directories, in the order in which the guest sees them, each with a tag of its own.
     pub shares: Vec<ShareOption>,
     /// The socket device, if there is one.
@@ -93,6 +98,12 @@ pub enum SpecError {
         /// How many fit.
         max: usize,
     },
+    /// An MTU that the built-in network cannot have.
+    #[error("--net user cannot have an MTU of {0}: it has {min} to {max}", min = MTU_RANGE.start(), max = MTU_RANGE.end())]
+    UserMtu(u16),
+    /// Ports to publish on a network that does not do that.
+    #[error("--publish needs --net user")]
+    Publish,
     /// More shares than there are places.
     #[error("cannot have {count} shares: a machine has at most {max}, with {others} other devices")]
     TooManyShares {
@@ -143,7 +154,8 @@ impl MachineSpec {
             return Err(SpecError::VcpuCount(vcpu_count));
         }
         let vsock = vsock_options(config)?;
-        let other_devices = FIXED_VIRTIO_DEVICES + usize::from(vsock.is_some());
+        let net = net_options(config, vcpu_count)?;
+        let other_devices = FIXED_VIRTIO_DEVICES + usize::from(vsock.is_some()) + usize::from(net.is_some());
         let max_disks = usize::try_from(layout::MAX_VIRTIO_DEVICES).unwrap_or(usize::MAX) - other_devices;
         if config.disk.len() > max_disks {
             return Err(SpecError::TooManyDisks { count: config.disk.len(), max: max_disks });
@@ -158,6 +170,7 @@ impl MachineSpec {
             cmdline,
             input_waits: files.is_bundle && host.terminal.is_none(),
             disks: config.disk.clone(),
+            net,
             shares: config.share.clone(),
             vsock,
             hypervisor: config.hypervisor.unwrap_or_default(),
@@ -165,6 +178,47 @@ impl MachineSpec {
             dump_dtb: config.dump_dtb.clone(),
         })
     }
+}
+
+/// A guest has a network device unless nobody wants one.
+fn net_options(config: &Config, vcpu_count: u32) -> Result<Option<NetOptions>, SpecError> {
+    let by_default = NetOption { network: Network::User(UserOptions::default()), mac: None, mtu: None };
+    let option = config.net.as_ref().unwrap_or(&by_default);
+    if !config.publish.is_empty() && !matches!(option.network, Network::User(_)) {
+        return Err(SpecError::Publish);
+    }
+    let kind = match &option.network {
+        Network::User(user) => NetKind::User(user_options(config, user, option.mtu)?),
+        Network::Stream(path) => NetKind::Stream(path.clone()),
+        Network::Datagram(path) => NetKind::Datagram(path.clone()),
+        Network::Tap(name) => NetKind::Tap(name.clone()),
+        Network::None => return Ok(None),
+    };
+    let mac = option.mac.unwrap_or_else(|| made_up_mac(config, &kind));
+    Ok(Some(NetOptions { kind, mac, mtu: option.mtu, pairs: u16::try_from(vcpu_count).unwrap_or(u16::MAX) }))
+}
+
+/// The built-in network, with the options that stand elsewhere.
+fn user_options(config: &Config, user: &UserOptions, mtu: Option<u16>) -> Result<UserOptions, SpecError> {
+    let mtu = mtu.unwrap_or(user.mtu);
+    if !MTU_RANGE.contains(&mtu) {
+        return Err(SpecError::UserMtu(mtu));
+    }
+    Ok(UserOptions { mtu, publish: config.publish.iter().map(|rule| rule.0).collect(), ..user.clone() })
+}
+
+/// An address that stays the same for the same machine and is unlikely to be another's: of what it boots, its disks and its
+/// network. Locally administered (IEEE 802-2014 §8.2.2).
+fn made_up_mac(config: &Config, kind: &NetKind) -> MacAddress {
+    let mut text = format!("{kind}\n{:?}\n{:?}\n", config.kernel, config.bundle);
+    for disk in &config.disk {
+        text.push_str(&format!("{}\n", disk.path.display()));
+    }
+    // FNV-1a, 64 bits: the standard library's hash may change with the compiler.
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let [_, _, first, rest @ ..] = text.bytes().fold(0xcbf2_9ce4_8422_2325, step).to_be_bytes();
+    let [a, b, c, d, e] = rest;
+    [(first & 0xfc) | 2, a, b, c, d, e]
 }
 
 /// The CID of a guest where nobody says another.
@@ -286,7 +340,45 @@ mod tests {
     #[test]
     fn more_disks_than_places_are_refused() {
         let config = Config { disk: vec!["d".parse().unwrap(); 63], ..Config::default() };
-        assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 62 }));
+        assert_eq!(spec(&config), Err(SpecError::TooManyDisks { count: 63, max: 61 }));
+    }
+
+    #[test]
+    fn network_device_is_there_when_it_is_connected_with_something() {
+        let net = |text: &str| spec(&Config { net: Some(text.parse().unwrap()), ..Config::default() }).unwrap().net;
+        assert_eq!(net("none"), None);
+        let by_default = spec(&Config::default()).unwrap().net.unwrap();
+        assert_eq!(by_default.kind, NetKind::User(UserOptions::default()));
+        let options = net("tap=t0,mac=52:54:00:12:34:56,mtu=9000").unwrap();
+        let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+        assert_eq!(options, NetOptions { kind: NetKind::Tap("t0".into()), mac, mtu: Some(9000), pairs: 2 });
+    }
+
+    #[test]
+    fn ports_are_published_by_the_built_in_network() {
+        let publish = vec!["8080:80".parse().unwrap()];
+        let with = |net: Option<&str>| {
+            let net = net.map(|net| net.parse().unwrap());
+            spec(&Config { net, publish: publish.clone(), ..Config::default() })
+        };
+        let Some(NetOptions { kind: NetKind::User(user), .. }) = with(None).unwrap().net else { unreachable!() };
+        assert_eq!(user.publish, [publish[0].0]);
+        assert_eq!(with(Some("none")), Err(SpecError::Publish));
+        assert_eq!(with(Some("user,mtu=1000")), Err(SpecError::UserMtu(1000)));
+    }
+
+    #[test]
+    fn made_up_address_stays_and_is_the_machines_own() {
+        let mac = |net: &str, disks: &[&str]| {
+            let disk = disks.iter().map(|disk| disk.parse().unwrap()).collect();
+            spec(&Config { net: Some(net.parse().unwrap()), disk, ..Config::default() }).unwrap().net.unwrap().mac
+        };
+        let first = mac("tap=t0", &["a.img"]);
+        assert_eq!(first, mac("tap=t0,mtu=9000", &["a.img,ro"]));
+        assert_ne!(first, mac("tap=t1", &["a.img"]));
+        assert_ne!(first, mac("tap=t0", &["b.img"]));
+        assert_eq!(first[0] & 3, 2, "of one device, locally administered");
+        assert_eq!(first, [30, 155, 79, 136, 117, 249], "not by the standard library's hash, which may change");
     }
 
     #[test]

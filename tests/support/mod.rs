@@ -6,9 +6,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+pub mod debian;
 pub mod gic;
 pub mod session;
 pub mod share;
+#[cfg_attr(target_os = "macos", path = "no_simulator.rs")]
+pub mod simulator;
+pub mod small_guest;
+pub mod stock_kernel;
 pub mod system;
 
 /// The command under test with `arguments`, without a terminal, its bundle cache at a place that does not exist.

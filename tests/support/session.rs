@@ -19,7 +19,13 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// The command that boots the `shell` bundle on back end `hypervisor`, its input and output piped.
 pub fn boot(hypervisor: &str, arguments: &[&str]) -> Command {
-    let mut command = super::minivmm(&["boot", "--quiet", "--hypervisor", hypervisor, "--timeout", "240"]);
+    boot_within(240, hypervisor, arguments)
+}
+
+/// As [`boot`], for a guest that may take so many seconds before it counts as hung.
+pub fn boot_within(timeout_s: u32, hypervisor: &str, arguments: &[&str]) -> Command {
+    let timeout = timeout_s.to_string();
+    let mut command = super::minivmm(&["boot", "--quiet", "--hypervisor", hypervisor, "--timeout", &timeout]);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

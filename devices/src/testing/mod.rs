@@ -6,7 +6,9 @@ mod disk;
 mod driver;
 mod file_tree;
 pub mod files;
+pub mod frames;
 pub mod hostile;
+pub mod packets;
 #[cfg(test)]
 pub mod property;
 pub mod sockets;

@@ -13,6 +13,7 @@ pub mod console;
 pub mod doorbell;
 pub mod fs;
 pub mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod spec;

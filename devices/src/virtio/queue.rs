@@ -5,7 +5,7 @@
 //! can ask for no interrupts; a queue that met one error is *failed*: it yields nothing more until the driver resets the device.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Error, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
@@ -17,6 +17,13 @@ use super::{GuestMemory, chain::ChainError};
 
 /// The most descriptors one chain may have, tables included: as many as the largest queue (§2.7.5.3.1).
 const MAX_SEGMENTS: usize = 32768;
+
+/// §2.7.6: the available ring, before its elements, and each of those; `used_event` is behind them.
+const AVAIL_HEADER_BYTES: u64 = 4;
+const AVAIL_ELEMENT_BYTES: u64 = 2;
+/// §2.7.8: the used ring, before its elements, and each of those.
+const USED_HEADER_BYTES: u64 = 4;
+const USED_ELEMENT_BYTES: u64 = 8;
 
 /// Why a queue failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +70,16 @@ pub struct Queue {
     failed: bool,
     /// Chains were completed since the driver was last told, or told not to be.
     unsignalled: bool,
+    /// The used ring's index then.
+    told: u16,
 }
 
 impl Queue {
     /// Takes over `ring`, queue number `index` of its device, set up by the driver.
     #[must_use]
     pub fn new(ring: virtio_queue::Queue, index: u16, memory: GuestMemory, interrupt: Arc<Interrupt>) -> Self {
-        Self { ring, index, memory, interrupt, failed: false, unsignalled: false }
+        let told = ring.next_used();
+        Self { ring, index, memory, interrupt, failed: false, unsignalled: false, told }
     }
 
     /// The number of descriptors.
@@ -153,6 +163,28 @@ impl Queue {
         }
     }
 
+    /// Gives `chains` back, with the bytes that were written into each: the driver sees all of them at once, or none. For a frame in
+    /// several buffers, of which a driver may see no part (§5.1.6.4.1).
+    pub fn complete_all(&mut self, mut chains: Vec<(Chain, u32)>) {
+        if self.failed {
+            return;
+        }
+        let Some((last, written)) = chains.pop() else { return };
+        // virtio-queue publishes whatever it adds; so only the last one is added through it, when the others are in place.
+        for (chain, written) in chains {
+            let next = self.ring.next_used();
+            let place =
+                self.ring.used_ring() + USED_HEADER_BYTES + USED_ELEMENT_BYTES * u64::from(next % self.ring.size());
+            let element = [u32::from(chain.head).to_le(), written.to_le()];
+            if let Err(source) = self.memory.write_obj(element, GuestAddress(place)).map_err(Error::GuestMemory) {
+                self.fail(&QueueError::Ring { index: self.index, source });
+                return;
+            }
+            self.ring.set_next_used(next.wrapping_add(1));
+        }
+        self.complete(last, written);
+    }
+
     /// Interrupts the driver for what was completed since the last call, if there is anything and it wants to be.
     pub fn notify_used(&mut self) {
         if self.failed || !std::mem::take(&mut self.unsignalled) {
@@ -165,13 +197,19 @@ impl Queue {
         }
     }
 
-    /// Whether the driver wants to hear of what was just completed (§2.7.7.2).
+    /// Whether the driver wants to hear of what was completed since this was asked last (§2.7.7.2).
     fn wants_interrupt(&mut self) -> Result<bool, Error> {
-        // Compares used_event, and orders what is read here behind the used ring's index.
-        let wanted = self.ring.needs_notification(&self.memory)?;
-        // With EVENT_IDX "the device MUST ignore the lower bit of flags"; without it, virtio-queue ignores that bit as well.
+        let used = self.ring.next_used();
+        let last = std::mem::replace(&mut self.told, used);
+        // Orders what is read here behind the used ring's index; pairs with the barrier of a driver that asks for interrupts.
+        fence(Ordering::SeqCst);
+        // With EVENT_IDX "the device MUST ignore the lower bit of flags".
         if self.ring.event_idx_enabled() {
-            return Ok(wanted);
+            let place = self.ring.avail_ring() + AVAIL_HEADER_BYTES + AVAIL_ELEMENT_BYTES * u64::from(self.ring.size());
+            let event = self.memory.load(GuestAddress(place), Ordering::Relaxed).map_err(Error::GuestMemory)?;
+            let event = u16::from_le(event);
+            // Whether `event` is one of the places from `last` up to `used`.
+            return Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(last));
         }
         let flags = self.memory.load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed);
         Ok(u16::from_le(flags.map_err(Error::GuestMemory)?) & AVAIL_F_NO_INTERRUPT == 0)

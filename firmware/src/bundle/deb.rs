@@ -24,6 +24,32 @@ pub enum DebError {
     },
 }
 
+/// What a path in a package is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A regular file.
+    File(Vec<u8>),
+    /// A directory.
+    Directory,
+    /// A symbolic link, with its target.
+    Symlink(String),
+    /// Another name of a file that came earlier: its path.
+    Hardlink(String),
+}
+
+/// One entry of a package's data archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Without leading `./` or `/`, and without trailing `/`.
+    pub path: String,
+    /// Permission bits, set-id bits included.
+    pub mode: u16,
+    /// Owner's and group's number.
+    pub owner: (u32, u32),
+    /// What it is.
+    pub content: Content,
+}
+
 /// Calls `visit` with the path (without leading `./`) and content of each regular file in the package whose path
 /// satisfies `wanted`.
 ///
@@ -33,6 +59,23 @@ pub fn read_files(
     package: &[u8],
     wanted: impl Fn(&str) -> bool,
     mut visit: impl FnMut(String, Vec<u8>),
+) -> Result<(), DebError> {
+    read_entries(package, wanted, |entry| {
+        if let Content::File(content) = entry.content {
+            visit(entry.path, content);
+        }
+    })
+}
+
+/// Calls `visit` with each entry of the package whose path satisfies `wanted`, in the archive's order. Devices, of which packages have
+/// none, are passed over.
+///
+/// # Errors
+/// [`DebError`]
+pub fn read_entries(
+    package: &[u8],
+    wanted: impl Fn(&str) -> bool,
+    mut visit: impl FnMut(Entry),
 ) -> Result<(), DebError> {
     let mut archive = ar::Archive::new(package);
     while let Some(member) = archive.next_entry() {
@@ -54,23 +97,39 @@ pub fn read_files(
     Err(DebError::NoData)
 }
 
-fn read_tar(
-    reader: impl Read,
-    wanted: &impl Fn(&str) -> bool,
-    visit: &mut impl FnMut(String, Vec<u8>),
-) -> Result<(), DebError> {
+fn read_tar(reader: impl Read, wanted: &impl Fn(&str) -> bool, visit: &mut impl FnMut(Entry)) -> Result<(), DebError> {
     let mut tar = tar::Archive::new(reader);
     for entry in tar.entries().map_err(DebError::Damaged)? {
         let mut entry = entry.map_err(DebError::Damaged)?;
-        let path = entry.path().map_err(DebError::Damaged)?.to_string_lossy().into_owned();
-        let path = path.trim_start_matches("./").trim_start_matches('/').to_owned();
-        if entry.header().entry_type().is_file() && wanted(&path) {
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content).map_err(DebError::Damaged)?;
-            visit(path, content);
+        let path = plain(&entry.path().map_err(DebError::Damaged)?.to_string_lossy());
+        if !wanted(&path) {
+            continue;
         }
+        let kind = entry.header().entry_type();
+        let target = entry.link_name().map_err(DebError::Damaged)?.unwrap_or_default().to_string_lossy().into_owned();
+        let content = match kind {
+            kind if kind.is_dir() => Content::Directory,
+            kind if kind.is_symlink() => Content::Symlink(target),
+            kind if kind.is_hard_link() => Content::Hardlink(plain(&target)),
+            kind if kind.is_file() => {
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).map_err(DebError::Damaged)?;
+                Content::File(content)
+            }
+            _ => continue,
+        };
+        let number = |field: std::io::Result<u64>| field.ok().and_then(|number| u32::try_from(number).ok());
+        let mode = entry.header().mode().map_err(DebError::Damaged)? & 0o7777;
+        let mode = u16::try_from(mode).unwrap_or(0);
+        let owner = (number(entry.header().uid()).unwrap_or(0), number(entry.header().gid()).unwrap_or(0));
+        visit(Entry { path, mode, owner, content });
     }
     Ok(())
+}
+
+/// `./usr/bin/` is `usr/bin`.
+fn plain(path: &str) -> String {
+    path.trim_start_matches("./").trim_matches('/').to_owned()
 }
 
 /// Unpacks xz, as in `Packages.xz` and `.ko.xz`, up to `limit` bytes.

@@ -249,7 +249,9 @@ pub(crate) fn sha256_of(path: &Path) -> Option<String> {
     Some(hex(&hasher.finalize()))
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+/// Of `bytes`, in lower-case hexadecimal.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

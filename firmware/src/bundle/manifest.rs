@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::download;
+use super::repository::Package;
 
 /// The version of the format that is written and read.
 pub const FORMAT: u32 = 1;
@@ -81,11 +82,27 @@ pub struct SourceEntry {
     pub sha256: String,
 }
 
+impl From<Package> for SourceEntry {
+    fn from(package: Package) -> Self {
+        Self { package: package.name, version: package.version, sha256: package.wanted.sha256 }
+    }
+}
+
 impl FileEntry {
     /// Describes a file of this content.
     #[must_use]
     pub fn of(name: &str, content: &[u8]) -> Self {
         Self { name: name.to_owned(), size: content.len() as u64, sha256: download::sha256(content) }
+    }
+
+    /// Describes a file by what is at `path` now.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn of_file(name: &str, path: &Path) -> std::io::Result<Self> {
+        let size = fs::metadata(path)?.len();
+        let sha256 = download::sha256_of(path).ok_or(std::io::ErrorKind::InvalidData)?;
+        Ok(Self { name: name.to_owned(), size, sha256 })
     }
 }
 

@@ -4,18 +4,22 @@
 //! ```text
 //! lock                      held while a bundle is made
 //! downloads/                what came so far; emptied when the bundle is finished
-//! bundles/ID/               bundle.toml  kernel  initramfs
+//! bundles/ID/               bundle.toml  kernel  initramfs  (root.squashfs)
 //! ```
 //! A bundle appears by one rename, complete or not at all. The same packages give the same bytes. The parts: [`mirror`]
-//! says where from, [`download`] and [`repository`] fetch and verify, [`shell`] is the recipe.
+//! says where from, [`download`] and [`repository`] fetch and verify, [`shell`] and [`docker`] are the recipes.
 
 pub mod cpio;
 pub mod deb;
+pub mod docker;
 pub mod download;
+pub mod made;
 pub mod manifest;
 pub mod mirror;
 pub mod modules;
 pub mod repository;
+pub mod resolve;
+pub mod root;
 pub mod shell;
 pub mod signature;
 
@@ -24,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use download::{Client, DownloadError, Progress};
+use made::{Content, Made};
 use manifest::{Manifest, ManifestError};
 use mirror::Mirrors;
 use repository::{Access, Repository, RepositoryError};
@@ -32,13 +37,15 @@ use signature::Keyring;
 
 /// The release of Debian that bundles come from unless another is asked for.
 pub const DEFAULT_RELEASE: &str = "trixie";
+/// Of every guest.
+const ARCHITECTURE: &str = "arm64";
 const MANIFEST: &str = "bundle.toml";
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// No recipe makes a bundle of this name.
-    #[error("there is no bundle {name:?}; the one that can be made is `shell`")]
+    #[error("there is no bundle {name:?}; those that can be made are `shell` and `docker`")]
     UnknownName {
         /// As asked for.
         name: String,
@@ -123,15 +130,50 @@ pub enum BundleError {
     NoCacheDirectory,
 }
 
-/// Which bundle: a name, and what it is made of.
+/// What a bundle is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipe {
+    /// A shell in an initramfs.
+    Shell,
+    /// dockerd in a root of its own.
+    Docker,
+}
+
+impl Recipe {
+    const ALL: [Self; 2] = [Self::Shell, Self::Docker];
+
+    /// Of the bundles it makes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+            Self::Docker => "docker",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|recipe| recipe.name() == name)
+    }
+
+    /// A hash of what this version of minivmm puts in itself.
+    fn hash(self) -> String {
+        match self {
+            Self::Shell => shell::recipe(),
+            Self::Docker => docker::recipe(),
+        }
+    }
+}
+
+/// Which bundle: a recipe, and what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleSpec {
+    recipe: Recipe,
     release: String,
     flavour: Flavour,
 }
 
 impl BundleSpec {
-    /// The bundle that [`Self::id`] names so: `shell`, then a release that is not the default one, then a kernel that is not `cloud`, with
+    /// The bundle that [`Self::id`] names so: `shell` or `docker`, then a release that is not the default one, then a kernel that is not `cloud`, with
     /// dashes between.
     ///
     /// # Errors
@@ -159,7 +201,7 @@ impl BundleSpec {
     /// # Errors
     /// [`BundleError::BadRelease`].
     pub fn with_release(self, release: &str) -> Result<Self, BundleError> {
-        Self::new("shell", release, self.flavour)
+        Self::new(self.recipe.name(), release, self.flavour)
     }
 
     /// The same bundle with another kernel.
@@ -168,25 +210,24 @@ impl BundleSpec {
         Self { flavour, ..self }
     }
 
-    /// The bundle `name` (only `shell` for now) from `release`, with a kernel of `flavour`.
+    /// The bundle `name` from `release`, with a kernel of `flavour`.
     ///
     /// # Errors
     /// [`BundleError::UnknownName`] and [`BundleError::BadRelease`].
     pub fn new(name: &str, release: &str, flavour: Flavour) -> Result<Self, BundleError> {
-        if name != "shell" {
-            return Err(BundleError::UnknownName { name: name.to_owned() });
-        }
+        let unknown = || BundleError::UnknownName { name: name.to_owned() };
+        let recipe = Recipe::of_name(name).ok_or_else(unknown)?;
         // It becomes part of a path and of an address.
         if release.is_empty() || !release.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Err(BundleError::BadRelease { release: release.to_owned() });
         }
-        Ok(Self { release: release.to_owned(), flavour })
+        Ok(Self { recipe, release: release.to_owned(), flavour })
     }
 
-    /// The name of its directory: `shell`, with release and flavour where they are not the usual ones.
+    /// The name of its directory: that of the recipe, with release and flavour where they are not the usual ones.
     #[must_use]
     pub fn id(&self) -> String {
-        let mut id = "shell".to_owned();
+        let mut id = self.recipe.name().to_owned();
         if self.release != DEFAULT_RELEASE {
             id = format!("{id}-{}", self.release);
         }
@@ -218,13 +259,20 @@ impl Bundle {
     /// Whether this version of minivmm would put the same things in.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.manifest.recipe == shell::recipe()
+        Recipe::of_name(&self.manifest.name).is_some_and(|recipe| recipe.hash() == self.manifest.recipe)
     }
 
     /// The initramfs.
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs")
+    }
+
+    /// The root file system, if it has one.
+    #[must_use]
+    pub fn root(&self) -> Option<PathBuf> {
+        let has_root = self.manifest.files.iter().any(|file| file.name == docker::ROOT);
+        has_root.then(|| self.directory.join(docker::ROOT))
     }
 }
 
@@ -330,6 +378,7 @@ impl BundleStore {
         let _lock = self.lock()?;
         let access = Access {
             client: &client,
+            architecture: ARCHITECTURE,
             keyring: options.keyring,
             directory: &downloads,
             now: options.now,
@@ -340,15 +389,17 @@ impl BundleStore {
             directory: directory.clone(),
             source,
         })?;
-        let made =
-            shell::make(&repository, &spec.release, spec.flavour, &downloads, progress).map_err(
-                |source| match source {
-                    ShellError::Repository(source) => {
-                        BundleError::Fetch { id: id.clone(), directory: directory.clone(), source }
-                    }
-                    source => BundleError::Recipe { id: id.clone(), source },
-                },
-            )?;
+        let (release, flavour) = (spec.release.as_str(), spec.flavour);
+        let made = match spec.recipe {
+            Recipe::Shell => shell::make(&repository, release, flavour, &downloads, progress),
+            Recipe::Docker => docker::make(&repository, release, flavour, &downloads, progress),
+        };
+        let made = made.map_err(|source| match source {
+            ShellError::Repository(source) => {
+                BundleError::Fetch { id: id.clone(), directory: directory.clone(), source }
+            }
+            source => BundleError::Recipe { id: id.clone(), source },
+        })?;
         self.install(&id, &made)?;
         // The bundle is complete; what could not be removed is only in the way of disk space.
         let _ = fs::remove_dir_all(&downloads);
@@ -356,20 +407,18 @@ impl BundleStore {
     }
 
     /// Writes the files beside their place, then renames.
-    fn install(&self, id: &str, made: &shell::Made) -> Result<(), BundleError> {
+    fn install(&self, id: &str, made: &Made) -> Result<(), BundleError> {
         let directory = self.directory(id);
         let new = self.directory(&format!(".{id}.new"));
         let old = self.directory(&format!(".{id}.old"));
         remove(&new)?;
         remove(&old)?;
         create(&new)?;
-        let manifest = made.manifest.to_toml();
-        for (name, content) in
-            [("kernel", &made.kernel[..]), ("initramfs", &made.initramfs), (MANIFEST, manifest.as_bytes())]
+        let manifest = Content::Bytes(made.manifest.to_toml().into_bytes());
+        for (name, content) in made.files.iter().map(|(name, content)| (*name, content)).chain([(MANIFEST, &manifest)])
         {
             let path = new.join(name);
-            let written = fs::write(&path, content).and_then(|()| File::open(&path)?.sync_all());
-            written.map_err(|source| BundleError::Cache { path, source })?;
+            content.place(&path).map_err(|source| BundleError::Cache { path, source })?;
         }
         let renamed = match fs::rename(&directory, &old) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -394,7 +443,11 @@ fn open_first<'a>(
     spec: &BundleSpec,
     progress: &dyn Progress,
 ) -> Result<Repository<'a>, RepositoryError> {
-    let mut result = Err(RepositoryError::WrongIndex { url: String::new(), release: spec.release.clone() });
+    let mut result = Err(RepositoryError::WrongIndex {
+        url: String::new(),
+        release: spec.release.clone(),
+        architecture: ARCHITECTURE,
+    });
     for mirror in &mirrors.urls {
         result = Repository::open(access, mirror, &spec.release, progress);
         if result.is_ok() {

@@ -68,6 +68,13 @@ impl Modules {
         }
     }
 
+    /// Names of all modules in the directories that `prefixes` begin, in the order of their paths.
+    #[must_use]
+    pub fn names_below(&self, prefixes: &[&str]) -> Vec<String> {
+        let chosen = self.files.keys().filter(|path| prefixes.iter().any(|prefix| path.starts_with(prefix)));
+        chosen.filter_map(|path| module_name(path)).collect()
+    }
+
     /// The modules `required` and those of `optional` that exist, with all that they depend on.
     ///
     /// # Errors
@@ -206,6 +213,12 @@ pub(crate) mod tests {
     #[test]
     fn builtin_is_enough_and_absent_optional_modules_are_left_out() {
         assert!(modules().choose(&["core_thing"], &["no_such"]).unwrap().files.is_empty());
+    }
+
+    #[test]
+    fn directories_are_listed_by_name() {
+        assert_eq!(modules().names_below(&["kernel/n/n", "kernel/x"]), ["net_failover"]);
+        assert_eq!(modules().names_below(&["kernel/"]), ["failover", "net_failover", "virtio_net"]);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 
 use super::deb::{self, DebError};
 use super::download::{Client, DownloadError, Progress, Wanted};
+use super::resolve::resolve;
 use super::signature::{Keyring, SignatureError};
 
-const ARCHITECTURE: &str = "arm64";
 const MAX_IN_RELEASE_BYTES: u64 = 8 << 20;
 const MAX_PACKAGES_BYTES: u64 = 1 << 30;
 
@@ -40,12 +40,14 @@ pub enum RepositoryError {
         valid_until: String,
     },
     /// The index of another release, or without the fields that it must have.
-    #[error("{url} is not the index of {release} for {ARCHITECTURE}")]
+    #[error("{url} is not the index of {release} for {architecture}")]
     WrongIndex {
         /// The index.
         url: String,
         /// The release asked for.
         release: String,
+        /// The architecture asked for.
+        architecture: &'static str,
     },
     /// The list of packages is damaged.
     #[error("the package list of {release} is damaged")]
@@ -57,10 +59,12 @@ pub enum RepositoryError {
         source: DebError,
     },
     /// There is no such package.
-    #[error("{release} has no package {name} for {ARCHITECTURE}")]
+    #[error("{release} has no package {name} for {architecture}")]
     NoPackage {
         /// The release.
         release: String,
+        /// The architecture.
+        architecture: &'static str,
         /// Its name.
         name: String,
     },
@@ -73,8 +77,10 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Names of the packages that it depends on, alternatives included.
-    pub depends: Vec<String>,
+    /// What it needs to work (`Pre-Depends` and `Depends`): one name out of each list.
+    pub depends: Vec<Vec<String>>,
+    /// Names that it answers to beside its own.
+    pub provides: Vec<String>,
     /// Path of the .deb below the mirror.
     pub filename: String,
     /// Size and hash of the .deb.
@@ -87,6 +93,7 @@ pub struct Repository<'a> {
     client: &'a Client,
     mirror: String,
     release: String,
+    architecture: &'static str,
     packages: String,
     signer: String,
 }
@@ -96,6 +103,8 @@ pub struct Repository<'a> {
 pub struct Access<'a> {
     /// Makes the requests.
     pub client: &'a Client,
+    /// As Debian calls it, such as `arm64`.
+    pub architecture: &'static str,
     /// Trusted keys.
     pub keyring: &'a Keyring,
     /// Where downloads go.
@@ -125,7 +134,8 @@ impl<'a> Repository<'a> {
             .keyring
             .verify(&String::from_utf8_lossy(&signed), access.now)
             .map_err(|source| RepositoryError::Signature { url: url.clone(), source })?;
-        let wrong = || RepositoryError::WrongIndex { url: url.clone(), release: release.to_owned() };
+        let architecture = access.architecture;
+        let wrong = || RepositoryError::WrongIndex { url: url.clone(), release: release.to_owned(), architecture };
         let text = &verified.text;
         // A mirror could answer with the validly signed index of another release.
         if field(text, "Suite") != Some(release) && field(text, "Codename") != Some(release) {
@@ -137,10 +147,10 @@ impl<'a> Repository<'a> {
                 return Err(RepositoryError::Expired { url, valid_until: date.to_owned() });
             }
         }
-        let path = format!("main/binary-{ARCHITECTURE}/Packages.xz");
+        let path = format!("main/binary-{architecture}/Packages.xz");
         let wanted = listed(text, &path).ok_or_else(wrong)?;
         let address = match field(text, "Acquire-By-Hash") {
-            Some("yes") => format!("{base}/main/binary-{ARCHITECTURE}/by-hash/SHA256/{}", wanted.sha256),
+            Some("yes") => format!("{base}/main/binary-{architecture}/by-hash/SHA256/{}", wanted.sha256),
             _ => format!("{base}/{path}"),
         };
         progress.begin(&format!("package list of {release}"), wanted.size);
@@ -153,6 +163,7 @@ impl<'a> Repository<'a> {
             client: access.client,
             mirror: mirror.to_owned(),
             release: release.to_owned(),
+            architecture,
             packages: String::from_utf8_lossy(&packages).into_owned(),
             signer: verified.signer,
         })
@@ -169,10 +180,24 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// [`RepositoryError::NoPackage`], also where its entry lacks a field.
     pub fn find(&self, name: &str) -> Result<Package, RepositoryError> {
-        let missing = || RepositoryError::NoPackage { release: self.release.clone(), name: name.to_owned() };
+        let missing = || self.no_package(name);
         let first = format!("Package: {name}\n");
         let stanza = self.packages.split("\n\n").find(|stanza| stanza.trim_start().starts_with(&first));
         stanza.and_then(package).ok_or_else(missing)
+    }
+
+    /// The packages `names` and all that they need, as [`resolve`](super::resolve::resolve) says.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoPackage`]
+    pub fn closure(&self, names: &[&str], without: &[&str]) -> Result<Vec<Package>, RepositoryError> {
+        let all: Vec<Package> = self.packages.split("\n\n").filter_map(package).collect();
+        resolve(&all, names, without).map_err(|name| self.no_package(&name))
+    }
+
+    fn no_package(&self, name: &str) -> RepositoryError {
+        let (release, architecture) = (self.release.clone(), self.architecture);
+        RepositoryError::NoPackage { release, architecture, name: name.to_owned() }
     }
 
     /// Downloads `package` into `directory` and returns its file.
@@ -213,16 +238,25 @@ fn hash(text: &str) -> Option<String> {
     valid.then(|| text.to_ascii_lowercase())
 }
 
-fn package(stanza: &str) -> Option<Package> {
-    let names = |list: &str| -> Vec<String> {
-        let alternatives = list.split([',', '|']);
-        alternatives.filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
-    };
+/// The entry of one package; `None` where it lacks a field.
+pub(crate) fn package(stanza: &str) -> Option<Package> {
+    let stanza = stanza.trim_start();
+    let depends = ["Pre-Depends", "Depends"].into_iter().filter_map(|name| field(stanza, name)).flat_map(relations);
     Some(Package {
         name: field(stanza, "Package")?.to_owned(),
         version: field(stanza, "Version")?.to_owned(),
-        depends: field(stanza, "Depends").map(names).unwrap_or_default(),
+        depends: depends.collect(),
+        provides: field(stanza, "Provides").map(relations).unwrap_or_default().into_iter().flatten().collect(),
         filename: field(stanza, "Filename")?.to_owned(),
         wanted: Wanted { sha256: hash(field(stanza, "SHA256")?)?, size: field(stanza, "Size")?.parse().ok()? },
     })
+}
+
+/// `a (>= 1), b:any | c` is `[[a], [b, c]]`: a release is consistent in itself, so versions need no look.
+fn relations(list: &str) -> Vec<Vec<String>> {
+    let name = |one: &str| {
+        let name = one.split_whitespace().next()?;
+        Some(name.split(['(', ':']).next()?.to_owned())
+    };
+    list.split(',').map(|one| one.split('|').filter_map(name).collect::<Vec<_>>()).filter(|l| !l.is_empty()).collect()
 }

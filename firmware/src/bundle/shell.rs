@@ -10,17 +10,21 @@ use std::str::FromStr;
 use super::cpio::Archive;
 use super::deb::{self, DebError};
 use super::download::{self, DownloadError, Progress};
+use super::made::{Content, Made};
 use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
 use super::modules::{ModuleError, Modules};
 use super::repository::{Package, Repository, RepositoryError};
+use super::root::RootError;
 use crate::agent::PROGRAM;
 
 const BUSYBOX: &str = "busybox-static";
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 9] = [
+const GUEST_FILES: [(&str, u32, &str); 11] = [
     ("init", 0o755, include_str!("../../guest/init")),
     ("lib/minivmm/console", 0o755, include_str!("../../guest/console")),
     ("lib/minivmm/session", 0o755, include_str!("../../guest/session")),
+    ("lib/minivmm/network", 0o755, include_str!("../../guest/network")),
+    ("lib/minivmm/lease", 0o755, include_str!("../../guest/lease")),
     ("lib/minivmm/shares", 0o755, include_str!("../../guest/shares")),
     ("lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
     ("etc/inittab", 0o644, include_str!("../../guest/inittab")),
@@ -32,7 +36,12 @@ const GUEST_FILES: [(&str, u32, &str); 9] = [
 /// A hash of what this version of minivmm puts into a bundle itself. One that was made with another is out of date.
 #[must_use]
 pub fn recipe() -> String {
-    let parts = GUEST_FILES.iter().flat_map(|(path, permissions, content)| {
+    hash_of(&GUEST_FILES)
+}
+
+/// Of files of ours: path, permissions, content.
+pub(super) fn hash_of(files: &[(&str, u32, &str)]) -> String {
+    let parts = files.iter().flat_map(|(path, permissions, content)| {
         [path.as_bytes().to_vec(), permissions.to_le_bytes().to_vec(), content.as_bytes().to_vec()]
     });
     download::sha256(&parts.flatten().chain(PROGRAM.iter().copied()).collect::<Vec<u8>>())
@@ -45,7 +54,8 @@ const REQUIRED: [&str; 5] = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_
 /// Loaded at boot where the kernel has them: the power key.
 const AT_BOOT: [&str; 4] = ["gpio_pl061", "gpio_keys", "evdev", "rtc_pl031"];
 /// In the initramfs for `mount` and `modprobe`.
-const ON_DEMAND: [&str; 14] = [
+const ON_DEMAND: [&str; 15] = [
+    "af_packet",
     "ext4",
     "crc32c_generic",
     "libcrc32c",
@@ -89,6 +99,9 @@ pub enum ShellError {
     /// The files do not fit the archive format.
     #[error("the initramfs is too large")]
     TooLarge,
+    /// The root cannot be put together.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// A flavour that does not exist.
     #[error("{name:?} is not a flavour of the kernel; there are cloud, full and 16k")]
     UnknownFlavour {
@@ -142,23 +155,12 @@ impl FromStr for Flavour {
     }
 }
 
-/// The files of a bundle.
-#[derive(Clone, Debug)]
-pub struct Made {
-    /// What it is.
-    pub manifest: Manifest,
-    /// `kernel`
-    pub kernel: Vec<u8>,
-    /// `initramfs`
-    pub initramfs: Vec<u8>,
-}
-
 /// What is taken out of the packages.
 #[derive(Debug, Default)]
-struct Unpacked {
-    kernel: Option<(String, Vec<u8>)>,
-    busybox: Option<Vec<u8>>,
-    modules: Modules,
+pub(super) struct Unpacked {
+    pub kernel: Option<(String, Vec<u8>)>,
+    pub busybox: Option<Vec<u8>>,
+    pub modules: Modules,
 }
 
 /// Downloads the packages into `directory` and makes the bundle of them.
@@ -184,11 +186,6 @@ pub fn make(
     let (kernel_version, kernel) = unpacked.kernel.ok_or(ShellError::NoFile { what: "kernel" })?;
     let busybox = unpacked.busybox.ok_or(ShellError::NoFile { what: "busybox" })?;
     let initramfs = initramfs(&kernel_version, busybox, &unpacked.modules)?;
-    let sources = packages.into_iter().map(|package| SourceEntry {
-        package: package.name,
-        version: package.version,
-        sha256: package.wanted.sha256,
-    });
     let manifest = Manifest {
         format: FORMAT,
         name: "shell".to_owned(),
@@ -199,13 +196,13 @@ pub fn make(
         recipe: recipe(),
         signed_by: repository.signer().to_owned(),
         files: vec![FileEntry::of("kernel", &kernel), FileEntry::of("initramfs", &initramfs)],
-        sources: sources.collect(),
+        sources: packages.into_iter().map(SourceEntry::from).collect(),
     };
-    Ok(Made { manifest, kernel, initramfs })
+    Ok(Made { manifest, files: vec![("kernel", Content::Bytes(kernel)), ("initramfs", Content::Bytes(initramfs))] })
 }
 
 /// The metapackage, the image that it depends on, and the packages with its parts.
-fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<Package>, RepositoryError> {
+pub(super) fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<Package>, RepositoryError> {
     let is_part = |name: &str| {
         ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"].iter().any(|p| name.starts_with(p))
     };
@@ -213,7 +210,7 @@ fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<
     let mut at = 0;
     while let Some(package) = packages.get(at).cloned() {
         at += 1;
-        for name in package.depends.iter().filter(|name| is_part(name)) {
+        for name in package.depends.iter().flatten().filter(|name| is_part(name)) {
             if packages.len() < MAX_KERNEL_PACKAGES && packages.iter().all(|package| package.name != *name) {
                 packages.push(repository.find(name)?);
             }
@@ -223,7 +220,8 @@ fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<
 }
 
 impl Unpacked {
-    fn take(&mut self, package: &[u8]) -> Result<(), DebError> {
+    /// Takes the kernel, its modules and busybox out of `package`.
+    pub(super) fn take(&mut self, package: &[u8]) -> Result<(), DebError> {
         deb::read_files(
             package,
             |path| Wanted::of(path).is_some(),

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use minivmm_devices::virtio::vsock::{ConnectError, Ports, VsockBackend, VsockStream};
 use minivmm_firmware::agent::protocol;
@@ -17,24 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use super::socket::HostSocket;
 use crate::event::Edges;
 use crate::host::fs::AgentDoor;
-
-/// Between two lines about connections that fail.
-const LOG_PERIOD: Duration = Duration::from_secs(1);
-
-/// Lets one line through per [`LOG_PERIOD`]: what a guest or a client can cause as often as it likes.
-#[derive(Debug, Default)]
-pub struct Seldom(Option<Instant>);
-
-impl Seldom {
-    /// Whether it is time for a line.
-    pub fn may_log(&mut self, now: Instant) -> bool {
-        let may = self.0.is_none_or(|last| now.duration_since(last) >= LOG_PERIOD);
-        if may {
-            self.0 = Some(now);
-        }
-        may
-    }
-}
+use crate::host::seldom::Seldom;
 
 /// Which socket is behind which port.
 #[derive(Clone, Debug, Default)]
@@ -159,14 +142,5 @@ mod tests {
         assert_eq!(error, ConnectError::Busy);
         listener.accept().unwrap();
         assert!(dialer.connect(Ports { host: 1, guest: 5000 }).is_ok());
-    }
-
-    #[test]
-    fn one_line_a_second() {
-        let mut seldom = Seldom::default();
-        let start = Instant::now();
-        assert!(seldom.may_log(start));
-        assert!(!seldom.may_log(start + Duration::from_millis(999)));
-        assert!(seldom.may_log(start + Duration::from_secs(1)));
     }
 }

@@ -12,7 +12,6 @@
 
 mod dialer;
 mod handshake;
-mod listener;
 mod socket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,13 +26,14 @@ use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
 use minivmm_devices::virtio::vsock::{MAX_CONNECTIONS, Vsock, VsockPort};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use self::dialer::{Dialer, Routes, Seldom};
+use self::dialer::{Dialer, Routes};
 use self::handshake::Line;
-pub use self::listener::ListenError;
-use self::listener::Listener;
 use self::socket::HostSocket;
 use super::console::Wakeup;
 use super::fs::AgentDoor;
+pub use super::listener::ListenError;
+use super::listener::Listener;
+use super::seldom::Seldom;
 use crate::event::Edges;
 
 /// Clients that have not said yet which port they want, and how long they may take.

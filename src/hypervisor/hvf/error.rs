@@ -21,7 +21,9 @@ pub enum HvfError {
     #[error("this Mac has no hypervisor (sysctl kern.hv_support): Apple silicon is needed, or `--hypervisor soft`")]
     NoHypervisor,
     /// The interrupt controller came with macOS 15.
-    #[error("macOS {found} is too old: its Hypervisor.framework has no interrupt controller, which came with macOS 15")]
+    #[error(
+        "macOS {found} is too old: Hypervisor.framework has an interrupt controller since macOS 15: update, or use `--hypervisor soft`"
+    )]
     TooOld {
         /// The major version.
         found: u32,
@@ -35,7 +37,9 @@ pub enum HvfError {
         max_bits: u32,
     },
     /// `HV_BUSY`.
-    #[error("a virtual machine runs in this process already: Hypervisor.framework has one a process")]
+    #[error(
+        "a virtual machine runs in this process already: Hypervisor.framework has one a process, start another `minivmm`"
+    )]
     Busy,
     /// `HV_NO_RESOURCES`.
     #[error("the host has nothing left for this machine: stop other virtual machines, or choose fewer --cpus")]

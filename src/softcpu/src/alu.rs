@@ -29,6 +29,7 @@ const CONDITIONS: [u16; 16] = {
 };
 
 /// The NZCV values (as bits of a mask) under which condition `cond` holds.
+#[inline(always)]
 pub(crate) fn conditions(cond: u8) -> u16 {
     CONDITIONS[usize::from(cond & 15)]
 }
@@ -36,7 +37,7 @@ pub(crate) fn conditions(cond: u8) -> u16 {
 /// Whether condition `cond` (0–15) holds under `nzcv` (in PSTATE position).
 #[inline(always)]
 pub(crate) fn holds(cond: u8, nzcv: u32) -> bool {
-    (CONDITIONS[usize::from(cond & 15)] >> (nzcv >> 28)) & 1 != 0
+    (conditions(cond) >> (nzcv >> 28)) & 1 != 0
 }
 
 #[inline(always)]

@@ -2,7 +2,8 @@
 //!
 //! A page of code is an array of 1024 decoded instructions, filled as execution reaches them, so that a branch inside a page is an index.
 //! It is keyed by physical address and relies on the guest's IC instructions, as the architecture allows (Arm ARM
-//! B2.9): CTR_EL0.DIC is 0. The number of pages is bounded; the oldest gives way.
+//! B2.9): CTR_EL0.DIC is 0. The number of pages is bounded; the oldest gives way. What of a page is translated has a table of 8 KiB for each
+//! mode that it runs in, one or two of the twelve.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -85,7 +86,7 @@ pub(crate) struct Translation {
 }
 
 impl CodeCache {
-    /// A cache that uses at most `bytes` of memory (but a few pages at least).
+    /// A cache whose decoded instructions take at most `bytes` of memory (but a few pages' at least).
     pub fn new(bytes: usize, translation: Option<Translation>) -> Self {
         let limit = (bytes / size_of::<[Insn; PAGE_INSNS + 1]>()).max(MIN_PAGES);
         let unlinked = translation.filter(|translation| !translation.linked);
@@ -128,6 +129,8 @@ impl CodeCache {
         let page = &mut self.pages[slot];
         self.by_ipa.remove(&page.ipa);
         page.forget(0, PAGE_INSNS, cold, miss);
+        // The next page need not run in as many modes. Nobody enters by these tables until the TLB leads to the new ones.
+        page.entries = [const { None }; Mode::COUNT];
         (page.ipa, page.used) = (ipa, false);
         let index = u32::try_from(slot).unwrap_or(0);
         self.by_ipa.insert(ipa, index);

@@ -84,12 +84,18 @@ pub struct Counters {
     pub not_compared: u64,
     /// Instructions decoded.
     pub decoded: u64,
-    /// Accesses that reached the bus.
-    pub mmio: u64,
+    /// Loads that reached the bus.
+    pub mmio_reads: u64,
+    /// Stores that reached the bus.
+    pub mmio_writes: u64,
     /// Times the vCPU slept in WFI.
     pub waits: u64,
     /// TLBI and IC instructions sent to other vCPUs.
     pub broadcasts: u64,
+    /// Kicks.
+    pub kicks: u64,
+    /// Kicks that came before an earlier one was over, and had nothing to do.
+    pub kicks_suppressed: u64,
 }
 
 /// Why generated code was left, counted.
@@ -138,7 +144,7 @@ pub(crate) struct Core {
     pub leaving: Syndrome,
     /// Identification registers that do not have this processor's values, MIDR_EL1 and MPIDR_EL1 among them.
     pub identification: Vec<(SysReg, u64)>,
-    /// Debug exceptions leave (MDCR_EL2.TDE).
+    /// Debug exceptions leave: BRK, software step, breakpoints and watchpoints (MDCR_EL2.TDE).
     pub debug_leaves: bool,
     pub monitor: Monitor,
     pub sys: SystemRegisters,
@@ -302,9 +308,9 @@ impl Core {
     /// MDSCR_EL1: SS (bit 0), KDE (13), MDE (15).
     pub fn select_debug(&mut self) {
         let mdscr = self.sys.mdscr;
-        // EL1 is debugged only with KDE set and PSTATE.D clear (Arm ARM D2.4).
-        let enabled =
-            !self.sys.os_locked && (self.el() == 0 || (mdscr & (1 << 13) != 0 && self.pstate & PSTATE_D == 0));
+        // EL1 is debugged by itself only with KDE set and PSTATE.D clear, by a higher level always (Arm ARM D2.4).
+        let by_itself = mdscr & (1 << 13) != 0 && self.pstate & PSTATE_D == 0;
+        let enabled = !self.sys.os_locked && (self.debug_leaves || self.el() == 0 || by_itself);
         let monitoring = enabled && mdscr & (1 << 15) != 0;
         let stepping = enabled && mdscr & 1 != 0;
         let breaking = monitoring && self.sys.breakpoints.iter().any(|(_, control)| control & 1 != 0);

@@ -1,33 +1,43 @@
 //! Self-hosted debug: software step, hardware breakpoints and watchpoints.
 //!
-//! Source: Arm ARM D2. While any of them is armed for the current exception level, the vCPU runs one instruction at a time
+//! Source: Arm ARM D2. All of these exceptions leave the processor where the machine wants them (MDCR_EL2.TDE). While any of them is armed for the current exception level, the vCPU runs one instruction at a time
 //! (`Core::careful`) or takes every access the slow way (`Core::watching`).
 
 use minivmm_aarch64::esr::{self, ExceptionClass};
 
 use crate::core::{Abort, AbortKind, Core, Trap};
 use crate::exception::PSTATE_SS;
+use crate::interpret::Stop;
 
 impl Core {
     /// Takes the software step exception that is pending at the PC, if there is one. It comes before any fault of the fetch (D1.3.5.5).
-    pub(crate) fn take_step(&mut self) -> bool {
+    pub(crate) fn take_step(&mut self) -> Option<Stop> {
         if !self.step_is_active() {
-            return false;
+            return None;
         }
         // ISS: ISV is 1, EX is 0: the stepped instruction was not a load-exclusive (a permitted simplification, D2.12.7).
-        let class = if self.el() == 0 { ExceptionClass::SoftwareStepLower } else { ExceptionClass::SoftwareStepSame };
-        self.take_synchronous(esr::syndrome(class, (1 << 24) | 0b10_0010), self.pc);
-        true
+        let classes = [ExceptionClass::SoftwareStepLower, ExceptionClass::SoftwareStepSame];
+        Some(self.take_debug_exception(classes, (1 << 24) | 0b10_0010))
     }
 
     /// Takes the breakpoint exception of the instruction at the PC, which could be fetched, if there is one.
-    pub(crate) fn take_breakpoint(&mut self) -> bool {
+    pub(crate) fn take_breakpoint(&mut self) -> Option<Stop> {
         if !self.breakpoint_matches() {
-            return false;
+            return None;
         }
-        let class = if self.el() == 0 { ExceptionClass::BreakpointLower } else { ExceptionClass::BreakpointSame };
-        self.take_synchronous(esr::syndrome(class, 0b10_0010), self.pc);
-        true
+        let classes = [ExceptionClass::BreakpointLower, ExceptionClass::BreakpointSame];
+        Some(self.take_debug_exception(classes, 0b10_0010))
+    }
+
+    /// To EL1, from a lower or the same level, or out of the processor, which is higher than both.
+    fn take_debug_exception(&mut self, [lower, same]: [ExceptionClass; 2], iss: u32) -> Stop {
+        if self.debug_leaves {
+            let Trap = self.leave_with(lower, iss, 0, 0);
+            return Stop::Abort;
+        }
+        let class = if self.el() == 0 { lower } else { same };
+        self.take_synchronous(esr::syndrome(class, iss), self.pc);
+        Stop::Attention
     }
 
     /// After one instruction under software step: the next one traps.
@@ -82,6 +92,9 @@ impl Core {
         if hit {
             // DFSC 0b100010, WnR in bit 6.
             let iss = 0b10_0010 | if write { esr::ISS_WNR } else { 0 };
+            if self.debug_leaves {
+                return Err(self.leave_with(ExceptionClass::WatchpointLower, iss, va, 0));
+            }
             self.abort = Abort { kind: AbortKind::Watchpoint, iss, far: va };
             return Err(Trap);
         }

@@ -14,7 +14,7 @@ use crate::code::{CodeCache, PAGE_INSNS};
 use crate::core::{Core, Trap};
 use crate::insn::{Insn, Logic};
 use crate::simd;
-use crate::system::Maintenance;
+use crate::system::{Maintenance, PENDING_MAINTENANCE};
 use crate::system_insns::{Outcome, fp_syndrome};
 use crate::tlb::PAGE_MASK;
 
@@ -212,7 +212,13 @@ pub(crate) fn run(core: &mut Core, code: &CodeCache, index: u32, bus: &dyn Bus) 
                 jump!(page_va.wrapping_add((i as u64) * 4))
             }
             Insn::Undefined => stop_here!(Stop::Undefined),
-            Insn::Nop | Insn::Isb => {}
+            Insn::Nop => {}
+            // Messages about decoded instructions may have come during an access to a device earlier in this stretch.
+            Insn::Isb => {
+                if core.line.pending.load(Ordering::Relaxed) & PENDING_MAINTENANCE != 0 {
+                    stop_after!(Stop::Attention);
+                }
+            }
 
             Insn::Adr { d, off } => set!(d, here!().wrapping_add_signed(off)),
             Insn::Adrp { d, off } => set!(d, page_va.wrapping_add_signed(off)),

@@ -175,6 +175,7 @@ impl Core {
             Place::Ram(page) => Ok(load_unaligned(page, va & PAGE_OFFSET, size)),
             Place::Device(ipa) => {
                 let mut data = [0; 8];
+                self.counters.mmio_reads += 1;
                 self.outside_guest(|| bus.read(ipa, &mut data[..width(size)]));
                 Ok(u64::from_le_bytes(data))
             }
@@ -205,7 +206,10 @@ impl Core {
         match self.place_for(va, Intent::Write, regime, aligned)? {
             Place::Ram(page) if aligned => store_aligned(page, va, size, value),
             Place::Ram(page) => page.write(va & PAGE_OFFSET, &value.to_le_bytes()[..width(size)]),
-            Place::Device(ipa) => self.outside_guest(|| bus.write(ipa, &value.to_le_bytes()[..width(size)])),
+            Place::Device(ipa) => {
+                self.counters.mmio_writes += 1;
+                self.outside_guest(|| bus.write(ipa, &value.to_le_bytes()[..width(size)]));
+            }
         }
         Ok(())
     }
@@ -399,7 +403,6 @@ impl Core {
 
     /// Runs `outside` while this vCPU counts as being outside guest code, and catches up on maintenance after it.
     pub(crate) fn outside_guest(&mut self, outside: impl FnOnce()) {
-        self.counters.mmio += 1;
         self.leave_guest();
         outside();
         self.enter_guest();

@@ -159,13 +159,29 @@ pub(crate) struct Line {
     posted: AtomicU64,
     obeyed: AtomicU64,
     thread: Mutex<Option<Thread>>,
+    /// Kicks, and those that had nothing to do. Statistics: relaxed.
+    kicks: AtomicU64,
+    kicks_suppressed: AtomicU64,
 }
 
 impl Line {
-    fn raise(&self, bits: u32) {
-        if self.pending.fetch_or(bits, Ordering::SeqCst) & bits != bits {
+    /// Sets `bits`; `false` if they were set.
+    fn raise(&self, bits: u32) -> bool {
+        let changes = self.pending.fetch_or(bits, Ordering::SeqCst) & bits != bits;
+        if changes {
             self.wake();
         }
+        changes
+    }
+
+    fn kick(&self) {
+        let counter = if self.raise(PENDING_KICK) { &self.kicks } else { &self.kicks_suppressed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Kicks, and those that had nothing to do.
+    pub fn kick_counts(&self) -> (u64, u64) {
+        (self.kicks.load(Ordering::Relaxed), self.kicks_suppressed.load(Ordering::Relaxed))
     }
 
     fn wake(&self) {
@@ -302,7 +318,7 @@ impl System {
     /// Makes the present or the next [`Vcpu::run`] of vCPU `vcpu` return [`Exit::Kicked`](crate::Exit::Kicked). Any thread.
     pub fn kick(&self, vcpu: u32) {
         if let Some(line) = self.lines.get(vcpu as usize) {
-            line.raise(PENDING_KICK);
+            line.kick();
         }
     }
 
@@ -335,6 +351,12 @@ impl System {
     /// Waits until no other vCPU compares a unit.
     pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of generated code that are in use, and how many there may be.
+    #[must_use]
+    pub fn unit_bytes(&self) -> (usize, usize) {
+        self.units.as_ref().map_or((0, 0), |units| units.bytes())
     }
 
     /// Nanoseconds since the system was made.

@@ -148,8 +148,10 @@ impl Vcpu {
 
     fn execute(&mut self, bus: &dyn Bus) -> Stop {
         let core = &mut self.core;
-        if core.careful && core.take_step() {
-            return Stop::Attention;
+        if core.careful
+            && let Some(stop) = core.take_step()
+        {
+            return stop;
         }
         if core.pc & 3 != 0 {
             return Stop::Fetch;
@@ -344,8 +346,8 @@ impl Vcpu {
 
     /// Software step and breakpoints: one instruction, from a page that holds no other.
     fn execute_one(&mut self, index: u32, bus: &dyn Bus) -> Stop {
-        if self.core.take_breakpoint() {
-            return Stop::Attention;
+        if let Some(stop) = self.core.take_breakpoint() {
+            return stop;
         }
         let at = page_index(self.core.pc);
         let insn = self.code.page(index).and_then(|page| page.insns.get(at)).copied().unwrap_or(Insn::Undecoded);
@@ -573,9 +575,10 @@ impl Vcpu {
         known.push((reg, value));
     }
 
-    /// Whether BRK leaves [`Self::run`] rather than being an exception of the guest's (MDCR_EL2.TDE).
+    /// Whether BRK, software step, breakpoints and watchpoints leave [`Self::run`] rather than being exceptions of the guest's (MDCR_EL2.TDE).
     pub fn set_debug_leaves(&mut self, leaves: bool) {
         self.core.debug_leaves = leaves;
+        self.core.select_debug();
     }
 
     /// Sets how many ticks the virtual count runs behind the physical one (CNTVOFF_EL2).
@@ -588,7 +591,8 @@ impl Vcpu {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let (instructions, tlb_hits) = (self.core.retired, self.core.tlb_hits);
-        let counters = Counters { instructions, tlb_hits, ..self.core.counters };
+        let (kicks, kicks_suppressed) = self.core.line.kick_counts();
+        let counters = Counters { instructions, tlb_hits, kicks, kicks_suppressed, ..self.core.counters };
         match &self.translator {
             Some(translator) => Counters {
                 units: translator.units,
@@ -625,7 +629,7 @@ impl Core {
                 self.forget_translations(message);
                 self.defer(message);
             });
-            // Decoded instructions are not ours to forget; the loop comes by at the next branch. Until then the stale ones may run: a
+            // Decoded instructions are not ours to forget; the loop comes by at the next branch or ISB. Until then the stale ones may run: a
             // vCPU must execute ISB to be sure of new code (Arm ARM B2.7.4).
             self.line.pending.fetch_or(PENDING_MAINTENANCE, Ordering::SeqCst);
         }

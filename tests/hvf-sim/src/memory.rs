@@ -53,6 +53,29 @@ impl Drop for Alias {
     }
 }
 
+/// Host memory that was mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapped {
+    ipa: u64,
+    host: usize,
+    len: usize,
+}
+
+impl Mapped {
+    fn overlaps(self, ipa: u64, size: u64) -> bool {
+        self.ipa < ipa + size && ipa < self.ipa + self.len as u64
+    }
+
+    /// Ends the process if the memory is gone, though its machine still had it.
+    pub fn must_be_there(self) {
+        let host = std::ptr::without_provenance_mut(self.host);
+        // SAFETY: only asks whether the range is mapped: there is nothing to write back of anonymous memory (msync(2)).
+        if unsafe { libc::msync(host, self.len, libc::MS_ASYNC) } != 0 {
+            die("guest memory went before its virtual machine");
+        }
+    }
+}
+
 fn permissions(flags: u64) -> Option<Permissions> {
     (flags & !(READ | WRITE | EXECUTE) == 0).then_some(Permissions {
         read: flags & READ != 0,
@@ -93,6 +116,8 @@ fn map(host: *mut c_void, ipa: u64, len: usize, flags: u64) -> Result<(), i32> {
     let memory = unsafe { HostMemory::from_raw(base, size) }.ok_or(ERROR)?;
     vm.system.map(ipa, memory, permissions).map_err(|_| ERROR)?;
     vm.aliases.lock().unwrap_or_else(PoisonError::into_inner).extend(alias);
+    let mapped = Mapped { ipa, host: start.addr().get(), len };
+    vm.mapped.lock().unwrap_or_else(PoisonError::into_inner).push(mapped);
     Ok(())
 }
 
@@ -109,7 +134,10 @@ fn unmap(ipa: u64, len: usize) -> Result<(), i32> {
         // macOS 26 kills the process (EXC_GUARD, GUARD_TYPE_VIRT_MEMORY, DEALLOC_GAP).
         MapError::NotMapped { .. } => die("hv_vm_unmap of a range that is not mapped throughout"),
         _ => ERROR,
-    })
+    })?;
+    // Of what is unmapped in part, the rest is not looked at any more.
+    vm.mapped.lock().unwrap_or_else(PoisonError::into_inner).retain(|mapped| !mapped.overlaps(ipa, size));
+    Ok(())
 }
 
 #[unsafe(no_mangle)]

@@ -14,7 +14,7 @@ use minivmm_softcpu::{System, SystemConfig, Traps};
 use crate::gic::SimGic;
 use crate::host;
 use crate::knobs::{Knobs, knobs};
-use crate::memory::Alias;
+use crate::memory::{Alias, Mapped};
 use crate::objects;
 use crate::status::{BAD_ARGUMENT, BUSY, DENIED, NO_DEVICE, SUCCESS, UNSUPPORTED, code_of, put};
 use crate::vcpu::Slot;
@@ -36,6 +36,7 @@ pub struct Vm {
     /// By vCPU id.
     pub slots: RwLock<Vec<Option<Arc<Slot>>>>,
     pub aliases: Mutex<Vec<Alias>>,
+    pub mapped: Mutex<Vec<Mapped>>,
     /// Runs of all vCPUs so far: what spurious cancels are counted by.
     pub runs: AtomicU64,
 }
@@ -176,8 +177,8 @@ fn create(config: *mut c_void) -> Result<(), i32> {
         ..SystemConfig::default()
     });
     let slots = RwLock::new(vec![None; MAX_VCPUS]);
-    let aliases = Mutex::default();
-    *vm = Some(Arc::new(Vm { knobs, ipa_bits, system, world, slots, aliases, runs: AtomicU64::new(0) }));
+    let (aliases, mapped) = (Mutex::default(), Mutex::default());
+    *vm = Some(Arc::new(Vm { knobs, ipa_bits, system, world, slots, aliases, mapped, runs: AtomicU64::new(0) }));
     Ok(())
 }
 
@@ -187,7 +188,8 @@ extern "C" fn hv_vm_destroy() -> i32 {
     match &*vm {
         None => NO_DEVICE,
         Some(vm) if !vm.live().is_empty() => BUSY,
-        Some(_) => {
+        Some(gone) => {
+            gone.mapped.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|mapped| mapped.must_be_there());
             *vm = None;
             SUCCESS
         }

@@ -4,6 +4,7 @@ pub mod blk;
 pub mod console;
 pub mod fs;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod vsock;
 
@@ -16,6 +17,8 @@ pub const F_EVENT_IDX: u64 = 1 << 29;
 
 /// §5: device IDs.
 pub mod device_id {
+    /// Network device, §5.1.
+    pub const NETWORK: u32 = 1;
     /// Block device, §5.2.
     pub const BLOCK: u32 = 2;
     /// Console device, §5.3.

@@ -69,6 +69,11 @@ impl CodeMemory {
         Some(self.executable.addr().get() + start)
     }
 
+    /// Bytes that hold code.
+    pub fn used(&self) -> usize {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs the unit at `entry` through the code at `trampoline`.
     ///
     /// # Safety

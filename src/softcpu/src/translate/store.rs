@@ -89,6 +89,11 @@ impl UnitStore {
         }
     }
 
+    /// Bytes in use of the present generation, and how many it has.
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.current().memory.used(), self.bytes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Arc<Generation>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@ mod debug;
 mod exceptions;
 mod faults;
 mod identification;
+mod latency;
 mod maintenance;
 mod multiprocessor;
 mod support;

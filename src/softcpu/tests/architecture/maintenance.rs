@@ -5,11 +5,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minivmm_aarch64::{SysReg, sysreg};
-use minivmm_softcpu::Exit;
+use minivmm_softcpu::{Exit, SystemConfig};
 
 use crate::assembler::{Assembler, Width, sys};
 use crate::support::Granule::{K4, K16};
-use crate::support::{CODE_VA, DATA, DATA_VA, DONE, EL1H, Granule, Machine, RAM, desc, tcr};
+use crate::support::{CODE_VA, DATA, DATA_VA, DONE, EL1H, Granule, MMIO, Machine, RAM, desc, tcr};
 
 /// Where the descriptor under test can be written.
 const WINDOW: u64 = 0xffff_ffff_ffc0_0000;
@@ -260,6 +260,33 @@ fn modified_code_runs_on_another_vcpu() {
     }
 }
 
+/// B2.7.4.2: where another vCPU has completed its maintenance, one ISB is enough, also right behind a store to a device during which all of it
+/// happened.
+#[test]
+fn code_that_changed_during_a_device_access_runs_after_isb() {
+    let mut machine = Machine::multiprocessor(2);
+    writable_code(&machine);
+    machine.low.page(DATA_VA, MMIO, desc::DEVICE);
+    machine.load(|a| _ = a.str(Width::X, 0, 1, 0).isb().mov(0, 1));
+    machine.load_at(0x4000, |a| _ = a.str(Width::W, 3, 2, 0).sys(sys::DC_CVAU, 2).dsb().sys(sys::IC_IVAU, 2).dsb());
+    let other = machine.other(1);
+    machine.bus.react(move || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut vcpu = other.vcpu(CODE_VA + 0x4000, EL1H);
+                vcpu.regs_mut().set_x(2, CODE_WINDOW + 8);
+                vcpu.regs_mut().set_x(3, returns(7));
+                assert!(matches!(vcpu.run(&*other.bus), Exit::Hvc { .. }));
+            });
+        });
+    });
+    machine.set_x(1, DATA_VA);
+    // The instructions are known before they change.
+    machine.set_x(0, 0);
+    assert!(machine.run(EL1H).is_done());
+    assert_eq!(machine.x(0), 7);
+}
+
 /// Code that changes its own cache line, ahead of itself.
 #[test]
 fn code_may_change_the_instructions_ahead_of_it() {
@@ -275,4 +302,32 @@ fn code_may_change_the_instructions_ahead_of_it() {
     });
     assert!(taken.is_done(), "{DONE}");
     assert_eq!(machine.x(0), 7);
+}
+
+/// Code of more pages than a vCPU remembers: each gives way to another, comes back, and is itself again, its generated code too.
+#[test]
+fn pages_of_code_that_give_way_come_back_as_they_are() {
+    const PAGES: u64 = 40;
+    const TURNS: u64 = 300;
+    // Room for 16 pages, and for some of their generated code.
+    let mut machine =
+        Machine::configured(SystemConfig { code_cache_bytes: 0, unit_bytes: 1 << 13, ..SystemConfig::default() });
+    let first = CODE_VA + 0x1_0000;
+    for page in 0..PAGES {
+        let at = 0x1_0000 + page * 0x1000;
+        machine.high.page(CODE_VA + at, crate::support::CODE + at, desc::UXN | desc::READ_ONLY);
+        machine.load_at(at, |a| _ = a.add(5, 5, u32::try_from(page).unwrap() + 1).ret());
+    }
+    let taken = machine.execute(EL1H, |a| {
+        a.mov(2, 0x1000).mov(3, first + PAGES * 0x1000).mov(4, TURNS).mov(5, 0);
+        let turn = a.here();
+        a.mov(1, first);
+        let page = a.here();
+        a.blr(1).add_reg(1, 1, 2).cmp_reg(1, 3).b_cond(crate::assembler::Cond::Ne, page);
+        a.sub(4, 4, 1).cbnz(4, turn);
+    });
+    assert!(taken.is_done());
+    assert_eq!(machine.x(5), TURNS * PAGES * (PAGES + 1) / 2);
+    let counters = machine.vcpu.counters();
+    assert!(counters.decoded > TURNS * PAGES, "nothing gave way: {counters:?}");
 }

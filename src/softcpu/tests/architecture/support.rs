@@ -3,17 +3,18 @@
 //! Every exception vector is `hvc #offset`, so that each run ends at the host with the vector that was taken; a test program ends
 //! with `svc #DONE`. The vectors are mapped at the top of the address space, which every T1SZ covers.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use minivmm_aarch64::{SysReg, sysreg};
-use minivmm_softcpu::{Bus, Exit, HostMemory, Permissions, System, SystemConfig, Tier, Timer, Vcpu};
+use minivmm_softcpu::{Bus, Clock, Exit, HostMemory, Permissions, System, SystemConfig, Tier, Timer, Vcpu};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::assembler::{Assembler, Width};
 
 /// These tests are built twice, under two names: `architecture` for tier 0, `architecture_translated` (a link to the same folder) for
 /// generated code, made of everything that is reached.
-fn tier() -> Tier {
+pub fn tier() -> Tier {
     if env!("CARGO_CRATE_NAME").ends_with("translated") { Tier::Translate { patience: 0 } } else { Tier::Interpret }
 }
 
@@ -271,11 +272,26 @@ pub enum BusEvent {
 pub struct RecordingBus {
     events: Mutex<Vec<BusEvent>>,
     pub timer_irqs: Mutex<Option<Arc<System>>>,
+    on_write: Mutex<Option<Reaction>>,
+}
+
+/// What a device does when it is written to, before the store completes.
+struct Reaction(Box<dyn Fn() + Send>);
+
+impl std::fmt::Debug for Reaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reaction")
+    }
 }
 
 impl RecordingBus {
     pub fn take(&self) -> Vec<BusEvent> {
         std::mem::take(&mut *self.events.lock().expect("not poisoned"))
+    }
+
+    /// Calls `reaction` in the middle of every store to a device.
+    pub fn react(&self, reaction: impl Fn() + Send + 'static) {
+        *self.on_write.lock().expect("not poisoned") = Some(Reaction(Box::new(reaction)));
     }
 
     fn push(&self, event: BusEvent) {
@@ -291,6 +307,9 @@ impl Bus for RecordingBus {
 
     fn write(&self, ipa: u64, data: &[u8]) {
         self.push(BusEvent::Write(ipa, data.to_vec()));
+        if let Some(Reaction(react)) = &*self.on_write.lock().expect("not poisoned") {
+            react();
+        }
     }
 
     fn read_sysreg(&self, _vcpu: u32, reg: SysReg) -> Option<u64> {
@@ -374,7 +393,7 @@ pub struct Machine {
 impl Machine {
     /// MMU off, code at [`CODE`].
     pub fn flat() -> Self {
-        Self::build(1, Granule::K4, 25, 25, 0, false)
+        Self::build(SystemConfig::default(), Granule::K4, 25, 25, 0, false)
     }
 
     /// MMU on, 4 KiB pages and 39 bits of address on both sides.
@@ -384,17 +403,27 @@ impl Machine {
 
     /// MMU on with `vcpus` vCPUs; the others are made by [`Machine::other`].
     pub fn multiprocessor(vcpus: u32) -> Self {
-        Self::build(vcpus, Granule::K4, 25, 25, 0, true)
+        Self::configured(SystemConfig { vcpu_count: vcpus, ..SystemConfig::default() })
+    }
+
+    /// As [`Machine::paged`], with a clock that the test moves.
+    pub fn timed(ns: &Arc<AtomicU64>) -> Self {
+        Self::configured(SystemConfig { clock: Clock::Given(Arc::clone(ns)), ..SystemConfig::default() })
+    }
+
+    /// As [`Machine::paged`], of a system made like this but for its tier.
+    pub fn configured(config: SystemConfig) -> Self {
+        Self::build(config, Granule::K4, 25, 25, 0, true)
     }
 
     /// MMU on; `tcr` adds to TCR_EL1.
     pub fn with_tables(granule: Granule, t0sz: u32, t1sz: u32, tcr: u64) -> Self {
-        Self::build(1, granule, t0sz, t1sz, tcr, true)
+        Self::build(SystemConfig::default(), granule, t0sz, t1sz, tcr, true)
     }
 
-    fn build(vcpus: u32, granule: Granule, t0sz: u32, t1sz: u32, tcr: u64, paged: bool) -> Self {
+    fn build(config: SystemConfig, granule: Granule, t0sz: u32, t1sz: u32, tcr: u64, paged: bool) -> Self {
         let memory = Memory::new();
-        let system = System::new(SystemConfig { vcpu_count: vcpus, tier: tier(), ..SystemConfig::default() });
+        let system = System::new(SystemConfig { tier: tier(), ..config });
         let ram = HostMemory::from_mmap(Arc::clone(&memory.region)).expect("page-aligned");
         system.map(RAM, ram, Permissions::ALL).expect("nothing else is mapped");
         for offset in (0..0x800).step_by(0x80) {

@@ -1,10 +1,11 @@
 // UNSAFETY: the client calls the framework's C functions.
-#![expect(unsafe_code, reason = "see UNSAFETY above")]
-#![expect(clippy::unwrap_used, reason = "a test may")]
 
 //! The 44 behaviours of `reference/hvf.md` §10.1, one test each and in its order: what a simulator of Hypervisor.framework must reproduce.
 //!
 //! A simulator that were kinder than the framework would let mistakes pass that a Mac punishes; each test fails for the kinder one.
+#![cfg(not(target_os = "macos"))]
+#![expect(unsafe_code, reason = "see UNSAFETY above")]
+#![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod client;
 
@@ -171,8 +172,9 @@ fn b09_flags_are_bits() {
 
 #[test]
 fn b10_faults_of_stage_2_leave_the_pc_where_it_is() {
-    let machine = Machine::plain();
+    // It must outlive the machine.
     let other = Memory::new(0x4000);
+    let machine = Machine::plain();
     assert_eq!(hv_vm_map(other.host(), 0x4000, 0x4000, 1), SUCCESS);
     let vcpu = Vcpu::ready();
     let at = |code: &[u32], x1: u64| {
@@ -216,18 +218,32 @@ fn b12_only_plain_accesses_of_one_register_describe_themselves() {
     let vcpu = Vcpu::ready();
     // msr CPACR_EL1, x2 with FPEN
     vcpu.msr(&machine, 0xc082, 3 << 20);
-    let mut valid = Vec::new();
-    // str w2, [x1]; ldrsb x2, [x1]; stp x2, x3, [x1]; str q0, [x1]; str x2, [x1], #8
-    for (number, word) in [STR, 0x3980_0022, 0xa900_0c22, 0x3d80_0020, 0xf800_8422].into_iter().enumerate() {
-        let at = 0x6000 + number * 64;
+    let described = |word: u32| {
+        // Each at a place of its own: nobody maintains the guest's caches.
+        let at = 0x6000 + (word as usize % 61) * 64;
         machine.ram.put(at, &[word]);
         vcpu.set(PC, RAM + at as u64);
         vcpu.set(1, HOLE);
         let exit = vcpu.exception();
-        assert_eq!((exit.class(), exit.syndrome >> 25 & 1), (0x24, 1), "IL");
-        valid.push(exit.syndrome >> 24 & 1);
-    }
-    assert_eq!(valid, [1, 1, 0, 0, 0]);
+        assert_eq!((exit.class(), exit.syndrome >> 25 & 1), (0x24, 1), "IL of {word:#x}");
+        exit.syndrome >> 24 & 1
+    };
+    // str w2, [x1]; ldrsb x2, [x1]; ldar w2, [x1]
+    assert_eq!([STR, 0x3980_0022, 0x88df_fc22].map(described), [1; 3]);
+    // stp and ldp x2, x3, [x1]; str q0, [x1]; str x2, [x1], #8; ldr x2, [x1, #8]!; ldxr w2, [x1]; ldadd x2, x3, [x1]; cas x2, x3, [x1];
+    // dc zva, x1
+    let silent = [
+        0xa900_0c22,
+        0xa940_0c22,
+        0x3d80_0020,
+        0xf800_8422,
+        0xf840_8c22,
+        0x885f_7c22,
+        0xf822_0023,
+        0xc8a2_7c23,
+        0xd50b_7421,
+    ];
+    assert_eq!(silent.map(described), [0; 9]);
     machine.ram.put(0x7000, &[STR]);
     vcpu.set(PC, RAM + 0x7000);
     vcpu.set(1, HOLE);
@@ -407,12 +423,13 @@ fn b23_cancel_ends_this_run_or_the_next_and_nothing_cancels_nobody() {
     assert_eq!(vcpu.run().reason, EXCEPTION, "once");
     let id = 64;
     assert_eq!(hv_vcpus_exit(&raw const id, 1), BAD_ARGUMENT);
-    machine.ram.put(0x4000, &[LOOP]);
+    machine.ram.put(0x4000, &[STR, LOOP]);
     vcpu.set(PC, RAM + 0x4000);
+    vcpu.set(1, DATA);
     let id = vcpu.id;
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            std::thread::yield_now();
+        scope.spawn(|| {
+            vcpu_wrote(&machine);
             hv_vcpus_exit(&raw const id, 1)
         });
         assert_eq!(vcpu.run().reason, CANCELED, "while it runs");
@@ -500,16 +517,12 @@ fn b26_virtual_timer_exits_once_and_masks_itself() {
     // Masked, only a cancel ends the run.
     assert_eq!(hv_vcpus_exit(&raw const vcpu.id, 1), SUCCESS);
     assert_eq!(vcpu.run().reason, CANCELED);
-    let id = vcpu.id;
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            hv_vcpus_exit(&raw const id, 1)
-        });
-        assert_eq!(vcpu.run().reason, CANCELED);
-    });
+    // again: subs x2, x2, #1; b.ne again; hvc #0
+    assert_eq!(vcpu.execute(&machine, &[0xf100_0442, 0x54ff_ffe1], 0, 100_000), 0, "however long it takes");
+    vcpu.set(PC, CODE);
+    let before = vcpu.exit();
     assert_eq!(hv_vcpu_set_vtimer_mask(vcpu.id, false), SUCCESS);
-    assert_eq!(vcpu.run().reason, VTIMER, "still asserted");
+    assert_eq!(vcpu.run(), ExitInfo { reason: VTIMER, ..before }, "still asserted; the other fields are stale");
     // It rises while the guest runs.
     assert_eq!(hv_vcpu_set_vtimer_mask(vcpu.id, false), SUCCESS);
     vcpu.set_sys(0xdf1a, mach_absolute_time() + 24_000);
@@ -563,12 +576,13 @@ fn b29_with_an_interrupt_controller_none_of_that_exits() {
     assert_eq!(vcpu.execute(&machine, &[WFI, mrs(0xc662, 2)], 0, 0), 27);
     // Nothing pending: only a cancel ends it.
     vcpu.set_sys(0xdf19, 0);
-    machine.ram.put(0x4000, &[WFI, 0x17ff_ffff]);
+    machine.ram.put(0x4000, &[STR, WFI, 0x17ff_ffff]);
     vcpu.set(PC, RAM + 0x4000);
+    vcpu.set(1, DATA);
     let id = vcpu.id;
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+        scope.spawn(|| {
+            vcpu_wrote(&machine);
             hv_vcpus_exit(&raw const id, 1)
         });
         assert_eq!(vcpu.run().reason, CANCELED);
@@ -607,7 +621,12 @@ fn b31_sizes_and_numbers_are_those_of_an_m5() {
     let (mut first, mut count) = (0, 0);
     assert_eq!(hv_gic_get_spi_interrupt_range(&raw mut first, &raw mut count), SUCCESS);
     assert_eq!((first, count), (32, 988));
-    assert_eq!(ask!(hv_gic_get_intid(27)), 27u32);
+    // PMU, maintenance, physical timer of EL2, virtual and physical timer of EL1
+    for intid in [23, 25, 26, 27, 30] {
+        assert_eq!(ask!(hv_gic_get_intid(intid)), u32::from(intid));
+    }
+    let mut intid = 0;
+    assert_eq!(hv_gic_get_intid(28, &raw mut intid), BAD_ARGUMENT);
     // Behind the frames there is a device, or the region swallows it.
     let behind = GICR + (16 << 20);
     machine.code(&[STR, HVC]);
@@ -659,10 +678,10 @@ fn b33_spi_obeys_its_trigger_and_wakes_a_sleeping_vcpu() {
     assert_eq!(hv_gic_send_msi(MSI + 0x40, 40), BAD_ARGUMENT, "not an MSI");
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            vcpu_wrote(&machine);
             assert_eq!(hv_gic_set_spi(40, true), SUCCESS);
         });
-        assert_eq!(vcpu.execute(&machine, &[WFI, mrs(0xc662, 2)], 0, 0), 40);
+        assert_eq!(vcpu.execute(&machine, &[STR, WFI, mrs(0xc662, 2)], DATA, 1), 40);
     });
     assert_eq!(hv_gic_set_spi(40, false), SUCCESS);
     assert_eq!(vcpu.highest(&machine), 1023);
@@ -701,12 +720,6 @@ fn b35_spi_routed_to_nobody_is_lost_for_good() {
     vcpu.set_sys(0xc005, 9);
     assert_eq!(hv_gic_set_spi(40, true), SUCCESS);
     assert_eq!(vcpu.highest(&machine), 1023);
-    drop(machine_with(vcpu, machine));
-}
-
-fn machine_with(vcpu: Vcpu, machine: Machine) -> Machine {
-    drop(vcpu);
-    machine
 }
 
 /// The blob of the present state.
@@ -732,9 +745,8 @@ fn b36_state_is_a_blob_that_is_checked_and_leaves_the_cpu_interfaces_out() {
     let saved = blob();
     assert_eq!(saved.len(), 126_314);
     assert_eq!(set_blob(&saved), BUSY, "a vCPU ran");
-    let machine = machine_with(vcpu, machine);
-    drop(machine);
-    let machine = Machine::with_gic();
+    drop((vcpu, machine));
+    let _machine = Machine::with_gic();
     assert_eq!(set_blob(&saved), BUSY, "no vCPU yet");
     let vcpu = Vcpu::ready();
     let mut broken = saved.clone();
@@ -747,7 +759,6 @@ fn b36_state_is_a_blob_that_is_checked_and_leaves_the_cpu_interfaces_out() {
     assert_eq!(set_blob(&saved), SUCCESS);
     assert_eq!(ask!(hv_gic_get_distributor_reg(0x104)), 1u64 << 8);
     assert_eq!(ask!(hv_gic_get_icc_reg(vcpu.id, 0xc230)), 0u64, "ICC_PMR_EL1");
-    drop(machine_with(vcpu, machine));
 }
 
 #[test]
@@ -759,7 +770,6 @@ fn b37_registers_do_not_show_what_is_on_its_way_to_a_vcpu() {
     assert_eq!(vcpu.highest(&machine), 40);
     assert_eq!(ask!(hv_gic_get_distributor_reg(0x204)), 0u64);
     assert_eq!(vcpu.load(&machine, GICD + 0x204), 1 << 8, "the guest sees it");
-    drop(machine_with(vcpu, machine));
 }
 
 #[test]
@@ -774,50 +784,71 @@ fn b38_guest_counts_the_given_clock_less_its_offset() {
     ns.store(2_000_000_000, Ordering::SeqCst);
     assert_eq!(vcpu.mrs(&machine, 0xdf02), 25_000_000);
     assert_eq!(vcpu.mrs(&machine, 0xdf00), 24_000_000, "CNTFRQ_EL0");
-    let machine = machine_with(vcpu, machine);
-    drop(machine);
+    drop((vcpu, machine));
     let machine = Machine::with(Knobs { fast_counter: true, ..Knobs::default() }, Clock::Given(ns));
     let vcpu = Vcpu::ready();
     assert_eq!(vcpu.mrs(&machine, 0xdf00), 1_000_000_000);
     assert_eq!(vcpu.mrs(&machine, 0xdf02), 2_000_000_000);
     assert_eq!(mach_absolute_time(), 48_000_000);
-    drop(machine_with(vcpu, machine));
 }
 
 #[test]
-fn b39_breakpoints_go_to_the_guest_unless_they_are_trapped() {
+fn b39_debug_exceptions_go_to_the_guest_unless_they_are_trapped() {
     let machine = Machine::plain();
     put_vectors(&machine);
-    // brk #3
-    machine.code(&[0xd420_0060]);
+    // brk #3; nop; nop; str w2, [x1]; hvc #0
+    machine.code(&[0xd420_0060, NOP, NOP, STR, HVC]);
     let vcpu = Vcpu::ready();
     vcpu.set(0, 0);
-    assert_eq!(vcpu.exception().syndrome, 0x5a00_0002, "its own vector");
-    vcpu.set(PC, CODE);
+    vcpu.set(1, DATA);
+    assert_eq!(vcpu.exception().syndrome, 0x5a00_0002, "BRK, by the guest's own vector");
+    // DBGBVR0 and DBGBCR0: EL1, the third instruction. DBGWVR0 and DBGWCR0: EL1, stores. MDSCR_EL1: MDE, KDE.
+    vcpu.set_sys(0x8004, CODE + 8);
+    vcpu.set_sys(0x8005, 0xf << 5 | 1 << 1 | 1);
+    vcpu.set_sys(0x8006, DATA);
+    vcpu.set_sys(0x8007, 0xf << 5 | 2 << 3 | 1 << 1 | 1);
+    vcpu.set_sys(0x8012, 1 << 15 | 1 << 13);
+    let run = |pc: u64, pstate: u64| {
+        vcpu.set(PC, pc);
+        vcpu.set(CPSR, pstate);
+        let exit = vcpu.exception();
+        (exit.class(), vcpu.get(PC))
+    };
+    assert_eq!(run(CODE + 4, 0x1c5).0, 0x16, "a breakpoint with PSTATE.D clear, by the guest's own vector");
+    assert_eq!(run(CODE + 12, 0x1c5).0, 0x16, "a watchpoint too");
+
     assert_eq!(hv_vcpu_set_trap_debug_exceptions(vcpu.id, true), SUCCESS);
-    assert_eq!((vcpu.exception().syndrome, vcpu.get(PC)), (0xf200_0003, CODE));
+    assert_eq!(run(CODE, 0x3c5), (0x3c, CODE), "BRK");
+    assert_eq!(vcpu.exit().syndrome, 0xf200_0003);
+    // PSTATE.D masks nothing that another level takes.
+    assert_eq!(run(CODE + 4, 0x3c5), (0x30, CODE + 8), "breakpoint");
+    assert_eq!(run(CODE + 12, 0x3c5), (0x34, CODE + 12), "watchpoint");
+    assert_eq!(vcpu.exit().virtual_address, DATA);
+    // MDSCR_EL1: SS; PSTATE: SS.
+    vcpu.set_sys(0x8012, 1);
+    assert_eq!(run(CODE + 12, 1 << 21 | 0x3c5), (0x32, CODE + 16), "step");
+    assert_eq!(u64::from(machine.ram.word(0x10_0000)), vcpu.get(2) & 0xffff_ffff, "the instruction was executed");
 }
 
 #[test]
 fn b40_time_in_the_guest_is_in_ticks_and_only_grows_there() {
-    let machine = Machine::with_gic();
-    machine.code(&[WFI, LOOP]);
+    let ns = Arc::new(AtomicU64::new(0));
+    let machine = Machine::with(Knobs::default(), Clock::Given(ns.clone()));
+    machine.code(&[STR, LOOP]);
     let vcpu = Vcpu::ready();
+    vcpu.set(1, DATA);
     let id = vcpu.id;
-    let before: u64 = ask!(hv_vcpu_get_exec_time(id));
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        scope.spawn(|| {
+            vcpu_wrote(&machine);
+            ns.fetch_add(20_000_000, Ordering::SeqCst);
             hv_vcpus_exit(&raw const id, 1)
         });
         vcpu.run();
     });
-    let after: u64 = ask!(hv_vcpu_get_exec_time(id));
-    // 20 ms are 480,000 ticks, and 20,000,000 ns.
-    assert!((400_000..10_000_000).contains(&(after - before)), "{}", after - before);
-    std::thread::sleep(std::time::Duration::from_millis(5));
-    assert_eq!(ask!(hv_vcpu_get_exec_time(id)), after);
-    drop(machine_with(vcpu, machine));
+    assert_eq!(ask!(hv_vcpu_get_exec_time(id)), 480_000_u64, "not 20,000,000 ns");
+    ns.fetch_add(20_000_000, Ordering::SeqCst);
+    assert_eq!(ask!(hv_vcpu_get_exec_time(id)), 480_000_u64);
 }
 
 #[test]
@@ -876,7 +907,6 @@ fn b43_guest_keeps_host_pages_that_are_replaced() {
     assert_eq!(hv_vm_map(host, 0x4000, len, ALL), SUCCESS);
     assert_eq!(vcpu.load(&machine, 0x4000), 8);
     assert_eq!(hv_vm_unmap(0x4000, len), SUCCESS);
-    drop(machine_with(vcpu, machine));
 }
 
 #[test]
@@ -890,4 +920,17 @@ fn b44_mapping_touches_nothing() {
     assert_eq!(hv_vm_map(host, 0x4000, len, ALL), SUCCESS);
     assert_eq!(hv_vm_unmap(0x4000, len), SUCCESS);
     drop(machine);
+}
+
+/// Not one of the 44, but what arcbox got wrong (§10.2, 18): memory is the framework's until the machine is gone.
+#[test]
+fn memory_that_goes_before_its_machine_ends_the_process() {
+    dies("memory_that_goes_before_its_machine_ends_the_process", "went before its virtual machine", || {
+        let _alone = alone();
+        assert_eq!(hv_vm_create(null_mut()), SUCCESS);
+        let memory = Memory::new(0x4000);
+        assert_eq!(hv_vm_map(memory.host(), 0x4000, 0x4000, ALL), SUCCESS);
+        drop(memory);
+        hv_vm_destroy();
+    });
 }

@@ -38,7 +38,11 @@ impl FileHandle {
     /// # Errors
     /// `EOPNOTSUPP` for a file system without handles; the host's.
     pub fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let mut raw = Box::new(Raw { handle_bytes: 128, handle_type: 0, bytes: [0; MAX_BYTES] });
+        let mut raw = Box::new(Raw {
+            handle_bytes: u32::try_from(MAX_BYTES).unwrap_or(0),
+            handle_type: 0,
+            bytes: [0; MAX_BYTES],
+        });
         let mut mount = 0_i32;
         calls::count();
         // SAFETY: the descriptor is open while borrowed, the path is a C string, `raw` has room for the bytes that it says, `mount` is an int.

@@ -8,12 +8,21 @@ use super::branch::NOT_ZERO;
 use super::{Emitter, Flow, asm, layout};
 use crate::exception::PSTATE_DAIF;
 use crate::insn::Insn;
+use crate::system::PENDING_MAINTENANCE;
 
 impl Emitter<'_> {
     /// `None` for what ends the unit: exceptions and their return, waiting, and what makes the vCPU forget instructions.
     pub(super) fn system(&mut self, insn: Insn) -> Option<Flow> {
         match insn {
-            Insn::Isb | Insn::Sev => {}
+            Insn::Sev => {}
+            // As in tier 0: the unit may itself have become old during an access to a device.
+            Insn::Isb => {
+                asm!(self
+                    ; mov rax, [rdi + layout::PENDING]
+                    ; test DWORD [rax], PENDING_MAINTENANCE.cast_signed()
+                );
+                self.leave_to_interpreter_if(NOT_ZERO);
+            }
             Insn::Dmb => asm!(self ; mfence),
             Insn::Dsb => {
                 asm!(self ; cmp BYTE [rdi + layout::UNSYNCHRONIZED], 0);

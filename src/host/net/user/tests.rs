@@ -1,0 +1,655 @@
+//! The whole NAT with a guest that is a smoltcp of its own, and real sockets on the host's loopback at the other end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::thread::JoinHandle;
+
+use minivmm_devices::virtio::net::Protocol;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::{dhcpv4, tcp as smol_tcp};
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint};
+
+use super::*;
+
+const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 74, 1);
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(192, 168, 74, 2);
+const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 74, 15);
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The NAT as a network device of the guest's stack.
+struct Phy {
+    net: UserNet,
+    edges: Arc<Edges>,
+    /// Segmented frames that the guest got, and the largest segment size that one asked for.
+    large: usize,
+    taken: Vec<(Token, Readiness)>,
+    checksum: ChecksumCapabilities,
+}
+
+impl Phy {
+    fn new(options: UserOptions) -> Self {
+        Self::with(options, Box::new(HostSockets), "/nonexistent".into())
+    }
+
+    fn with(options: UserOptions, outside: Box<dyn Outside>, resolvers: PathBuf) -> Self {
+        let edges = Arc::new(Edges::new().unwrap());
+        let mut net = UserNet::with_outside(options, edges.clone(), outside, resolvers).unwrap();
+        net.accept(Offloads::ALL);
+        Self { net, edges, large: 0, taken: Vec::new(), checksum: ChecksumCapabilities::ignored() }
+    }
+
+    fn send(&mut self, mut frame: Vec<u8>) {
+        let len = frame.len();
+        let slice = VolatileSlice::from(frame.as_mut_slice());
+        let frame = Frame { slices: &[slice], len, offload: Offload::default() };
+        assert_eq!(self.net.send(&frame, Instant::now()), Sent::Taken);
+    }
+
+    fn next(&mut self) -> Option<(Vec<u8>, Offload)> {
+        let pending = self.net.pending(Instant::now())?;
+        let mut frame = vec![0; pending.max_bytes];
+        let received = {
+            let slice = VolatileSlice::from(frame.as_mut_slice());
+            self.net.receive(&[slice], Instant::now())?
+        };
+        frame.truncate(received.len);
+        if let Some(segmentation) = received.offload.segmentation {
+            assert!(matches!(segmentation.protocol, Protocol::TcpV4 | Protocol::TcpV6));
+            assert!(frame.len() > usize::from(segmentation.header_bytes) + usize::from(segmentation.segment_bytes));
+            self.large += 1;
+        }
+        Some((frame, received.offload))
+    }
+
+    /// What the event loop does.
+    fn work(&mut self) {
+        let now = Instant::now();
+        let mut taken = std::mem::take(&mut self.taken);
+        self.edges.take(&mut taken).unwrap();
+        for (token, readiness) in taken.drain(..) {
+            self.net.ready(token, readiness, now);
+        }
+        self.taken = taken;
+        if self.net.deadline().is_some_and(|deadline| deadline <= now) {
+            self.net.expire(now);
+        }
+        self.net.flush(now);
+    }
+}
+
+struct Rx(Vec<u8>);
+struct Tx<'a>(&'a mut Phy);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.send(frame);
+        result
+    }
+}
+
+impl Device for Phy {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Rx, Tx<'_>)> {
+        let (frame, _) = self.next()?;
+        Some((Rx(frame), Tx(self)))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Tx<'_>> {
+        Some(Tx(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities.checksum = self.checksum.clone();
+        capabilities
+    }
+}
+
+/// A guest with an address.
+struct Guest {
+    phy: Phy,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    next_port: u16,
+}
+
+impl Guest {
+    fn new(options: UserOptions) -> Self {
+        Self::on(Phy::new(options))
+    }
+
+    /// May reach the host's loopback.
+    fn with_loopback() -> Self {
+        Self::new(UserOptions { host_loopback: true, ..UserOptions::default() })
+    }
+
+    fn on(mut phy: Phy) -> Self {
+        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(GUEST_MAC)));
+        config.random_seed = 7;
+        let mut interface = Interface::new(config, &mut phy, SmolInstant::now());
+        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
+        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
+        Self { phy, interface, sockets: SocketSet::new(Vec::new()), next_port: 40_000 }
+    }
+
+    /// Finishes frames itself: checksums are there, and right.
+    fn without_offloads(mut self) -> Self {
+        self.phy.net.accept(Offloads::NONE);
+        self.phy.checksum = ChecksumCapabilities::default();
+        self
+    }
+
+    fn turn(&mut self) {
+        self.phy.work();
+        self.interface.poll(SmolInstant::now(), &mut self.phy, &mut self.sockets);
+        self.phy.net.flush(Instant::now());
+    }
+
+    /// Works until `done`.
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < deadline, "{what}: takes too long");
+            self.turn();
+        }
+    }
+
+    fn add_tcp(&mut self) -> SocketHandle {
+        let buffer = || smol_tcp::SocketBuffer::new(vec![0; 256 << 10]);
+        self.sockets.add(smol_tcp::Socket::new(buffer(), buffer()))
+    }
+
+    fn tcp(&mut self, handle: SocketHandle) -> &mut smol_tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// Begins to connect.
+    fn connect(&mut self, to: impl Into<IpEndpoint>) -> SocketHandle {
+        let handle = self.add_tcp();
+        self.next_port += 1;
+        let Self { interface, sockets, next_port, .. } = self;
+        sockets.get_mut::<smol_tcp::Socket<'_>>(handle).connect(interface.context(), to, *next_port).unwrap();
+        handle
+    }
+
+    fn connected(&mut self, to: impl Into<IpEndpoint>) -> SocketHandle {
+        let handle = self.connect(to);
+        self.until("connecting", |guest| guest.tcp(handle).may_send());
+        handle
+    }
+
+    fn listen(&mut self, port: u16) -> SocketHandle {
+        let handle = self.add_tcp();
+        self.tcp(handle).listen(port).unwrap();
+        handle
+    }
+
+    /// Sends `data` and reads `expected` bytes at the same time.
+    fn exchange(&mut self, handle: SocketHandle, data: &[u8], expected: usize) -> Vec<u8> {
+        let (mut sent, mut got) = (0, Vec::new());
+        self.until("exchanging data", |guest| {
+            let socket = guest.tcp(handle);
+            if sent < data.len() && socket.can_send() {
+                sent += socket.send_slice(&data[sent..]).unwrap();
+            }
+            if socket.can_recv() {
+                socket
+                    .recv(|data| {
+                        got.extend_from_slice(data);
+                        (data.len(), ())
+                    })
+                    .unwrap();
+            }
+            sent == data.len() && got.len() >= expected
+        });
+        got
+    }
+
+    /// A raw frame of the guest's, with an IPv4 packet.
+    fn send_v4(&mut self, to: Ipv4Addr, protocol: u8, payload: &[u8]) {
+        let route = packet::Route { mac: options::GATEWAY_MAC, from: GUEST.into(), to: to.into() };
+        let mut frame = packet::ip_frame(&route, protocol, payload).bytes;
+        frame[6..12].copy_from_slice(&GUEST_MAC);
+        self.phy.send(frame);
+        self.phy.net.flush(Instant::now());
+    }
+
+    fn send_udp(&mut self, to: (Ipv4Addr, u16), from: u16, data: &[u8], mtu: usize) {
+        let route = packet::Route { mac: options::GATEWAY_MAC, from: GUEST.into(), to: to.0.into() };
+        let style = packet::DatagramStyle { partial: false, mtu, id: 77 };
+        for mut frame in packet::udp_frames(&route, from, to.1, data, style) {
+            frame.bytes[6..12].copy_from_slice(&GUEST_MAC);
+            self.phy.send(frame.bytes);
+        }
+    }
+
+    /// The next frame with an IP packet of `protocol`.
+    fn packet(&mut self, protocol: u8) -> Vec<u8> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "no packet of protocol {protocol}");
+            self.phy.work();
+            while let Some((frame, _)) = self.phy.next() {
+                if frame[12..14] == [8, 0] && frame[23] == protocol {
+                    return frame[14..].to_vec();
+                }
+            }
+        }
+    }
+
+    /// The next datagram: source port and data.
+    fn datagram(&mut self) -> (IpAddr, u16, Vec<u8>) {
+        let packet = self.packet(UDP);
+        let packet = Packet::parse(packet::ETHERTYPE_IPV4, &packet).unwrap();
+        let datagram = Udp::parse(packet.payload, false).unwrap();
+        (packet.from, datagram.from, datagram.data.to_vec())
+    }
+}
+
+/// A stretch of bytes that does not repeat.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    std::iter::repeat_with(step).take(len).collect()
+}
+
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Sends everything back to the next one who connects, and ends when he does.
+fn echo(listener: TcpListener) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut copy = stream.try_clone().unwrap();
+        std::io::copy(&mut copy, &mut stream).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    })
+}
+
+#[test]
+fn dhcp_gives_address_router_and_resolver() {
+    let mut guest = Guest::new(UserOptions::default()).without_offloads();
+    guest.interface.update_ip_addrs(|addresses| addresses.clear());
+    let handle = guest.sockets.add(dhcpv4::Socket::new());
+    let mut config = None;
+    guest.until("DHCP", |guest| {
+        if let Some(dhcpv4::Event::Configured(lease)) = guest.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
+            config = Some((lease.address, lease.router, lease.dns_servers.to_vec()));
+        }
+        config.is_some()
+    });
+    let (address, router, dns) = config.unwrap();
+    assert_eq!((address.address(), address.prefix_len()), (GUEST, 24));
+    assert_eq!((router, dns), (Some(GATEWAY), vec![RESOLVER]));
+}
+
+fn echoes(mut guest: Guest) -> Phy {
+    let (listener, port) = listener();
+    let server = echo(listener);
+    let handle = guest.connected((GATEWAY, port));
+    let data = noise(8 << 20);
+    assert!(guest.exchange(handle, &data, data.len()) == data);
+    guest.tcp(handle).close();
+    guest.until("closing", |guest| guest.phy.net.flow_counts().0 == 0);
+    server.join().unwrap();
+    guest.phy
+}
+
+#[test]
+fn tcp_echoes_what_the_guest_sends_in_large_frames() {
+    let phy = echoes(Guest::with_loopback());
+    assert!(phy.large > 0, "every frame was small");
+}
+
+#[test]
+fn tcp_works_for_a_guest_without_offloads() {
+    let phy = echoes(Guest::with_loopback().without_offloads());
+    assert_eq!(phy.large, 0);
+}
+
+#[test]
+fn refused_connection_is_reset_at_once() {
+    let mut guest = Guest::with_loopback().without_offloads();
+    let port = listener().1;
+    let start = Instant::now();
+    let handle = guest.connect((GATEWAY, port));
+    guest.until("a refusal", |guest| !guest.tcp(handle).is_open());
+    assert!(start.elapsed() < Duration::from_secs(5), "the guest gave up by itself");
+    assert_eq!(guest.phy.net.flow_counts().0, 0);
+}
+
+#[test]
+fn loopback_is_closed_unless_it_was_opened() {
+    let mut guest = Guest::new(UserOptions::default());
+    let (listener, port) = listener();
+    listener.set_nonblocking(true).unwrap();
+    let handle = guest.connect((GATEWAY, port));
+    guest.until("a refusal", |guest| !guest.tcp(handle).is_open());
+    for address in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(127, 9, 9, 9)] {
+        let mut syn = vec![0; 20];
+        syn[..2].copy_from_slice(&5000_u16.to_be_bytes());
+        syn[2..4].copy_from_slice(&port.to_be_bytes());
+        (syn[12], syn[13]) = (0x50, 2);
+        guest.send_v4(address, TCP, &syn);
+    }
+    assert_eq!(guest.phy.net.flow_counts().0, 0);
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn either_direction_ends_by_itself() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    // The guest ends first.
+    let handle = guest.connected((GATEWAY, port));
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).send_slice(b"question").unwrap();
+    guest.tcp(handle).close();
+    let server = std::thread::spawn(move || {
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "question");
+        stream.write_all(b"answer").unwrap();
+    });
+    assert_eq!(guest.exchange(handle, b"", 6), b"answer");
+    server.join().unwrap();
+    guest.until("the end", |guest| guest.phy.net.flow_counts().0 == 0);
+    // The host ends first.
+    let handle = guest.connected((GATEWAY, port));
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"greeting").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    guest.until("the host's end", |guest| {
+        let socket = guest.tcp(handle);
+        socket.recv_queue() == 8 && socket.state() == smol_tcp::State::CloseWait
+    });
+    guest.tcp(handle).send_slice(b"late").unwrap();
+    guest.tcp(handle).close();
+    guest.until("the end", |guest| guest.phy.net.flow_counts().0 == 0);
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "late");
+}
+
+#[test]
+fn resets_go_through_both_ways() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    let handle = guest.connected((GATEWAY, port));
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).abort();
+    guest.until("the reset", |guest| guest.phy.net.flow_counts().0 == 0);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+    let handle = guest.connected((GATEWAY, port));
+    let (stream, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    guest.until("the reset", |guest| !guest.tcp(handle).is_open());
+    guest.until("the end", |guest| guest.phy.net.flow_counts().0 == 0);
+}
+
+fn publishing(rule: &str) -> (Guest, SocketAddr) {
+    let options = UserOptions { publish: vec![rule.parse().unwrap()], ..UserOptions::default() };
+    let mut guest = Guest::new(options);
+    // It says its address before anybody asks for it.
+    guest.send_udp((GATEWAY, 9), 9, b"", 1500);
+    let address = guest.phy.net.publish().list()[0].rule.host;
+    (guest, address)
+}
+
+#[test]
+fn published_port_leads_to_the_guest() {
+    let (mut guest, address) = publishing("0:80");
+    let server = guest.listen(80);
+    let client = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET").unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        all
+    });
+    assert_eq!(guest.exchange(server, b"page", 3), b"GET");
+    // Clients on the loopback are shown as the gateway.
+    assert_eq!(guest.tcp(server).remote_endpoint().unwrap().addr, GATEWAY.into());
+    guest.tcp(server).close();
+    guest.until("the end", |guest| guest.phy.net.flow_counts().0 == 0);
+    assert_eq!(client.join().unwrap(), b"page");
+}
+
+#[test]
+fn client_of_a_port_that_the_guest_refuses_is_reset() {
+    let (mut guest, address) = publishing("0:80");
+    let mut stream = TcpStream::connect(address).unwrap();
+    guest.until("the flow", |guest| guest.phy.net.flow_counts().0 == 1);
+    guest.until("the refusal", |guest| guest.phy.net.flow_counts().0 == 0);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn removed_port_is_closed_and_its_connections_stay() {
+    let (mut guest, address) = publishing("0:80");
+    let server = guest.listen(80);
+    let mut stream = TcpStream::connect(address).unwrap();
+    guest.until("the connection", |guest| guest.tcp(server).may_send());
+    guest.phy.net.publish().remove(Transport::Tcp, address).unwrap();
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    guest.tcp(server).send_slice(b"still").unwrap();
+    guest.tcp(server).close();
+    let reader = std::thread::spawn(move || {
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        all
+    });
+    guest.until("the answer", |_| reader.is_finished());
+    assert_eq!(reader.join().unwrap(), "still");
+}
+
+#[test]
+fn datagrams_go_there_and_back() {
+    let mut guest = Guest::with_loopback();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    for len in [0, 1, 1472, 1473, 9000, 65507] {
+        let data = noise(len);
+        guest.send_udp((GATEWAY, port), 5000, &data, 1500);
+        let mut buffer = vec![0; 65535];
+        let (got, from) = server.recv_from(&mut buffer).unwrap();
+        assert!(buffer[..got] == data, "{len} bytes from the guest");
+        server.send_to(&data[..len.min(1000)], from).unwrap();
+        assert_eq!(guest.datagram(), (GATEWAY.into(), port, data[..len.min(1000)].to_vec()));
+    }
+    assert_eq!(guest.phy.net.flow_counts().1, 1, "one socket for one port of the guest");
+}
+
+#[test]
+fn large_datagram_for_the_guest_comes_in_fragments() {
+    let mut guest = Guest::with_loopback();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    guest.send_udp((GATEWAY, server.local_addr().unwrap().port()), 5000, b"x", 1500);
+    let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+    let data = noise(9000);
+    server.send_to(&data, from).unwrap();
+    let mut reassembly = Reassembly::default();
+    loop {
+        let bytes = guest.packet(UDP);
+        assert!(bytes.len() <= 1500);
+        let packet = Packet::parse(packet::ETHERTYPE_IPV4, &bytes).unwrap();
+        if let Outcome::Whole(payload) = reassembly.add(&packet, Instant::now()) {
+            assert!(Udp::parse(&payload, false).unwrap().data == data);
+            return;
+        }
+    }
+}
+
+#[test]
+fn datagram_that_nobody_takes_is_answered_by_icmp() {
+    let mut guest = Guest::with_loopback();
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    guest.send_udp((GATEWAY, port), 5000, b"anybody?", 1500);
+    let message = guest.packet(ICMP);
+    assert_eq!(message[20..22], [3, 3], "port unreachable");
+    // It quotes the datagram: from the guest's port to the other.
+    assert_eq!(message[48..52], [5000_u16.to_be_bytes(), port.to_be_bytes()].concat());
+}
+
+#[test]
+fn stranger_does_not_reach_the_guest() {
+    let mut guest = Guest::with_loopback();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    guest.send_udp((GATEWAY, server.local_addr().unwrap().port()), 5000, b"x", 1500);
+    let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    stranger.send_to(b"stranger", from).unwrap();
+    server.send_to(b"friend", from).unwrap();
+    assert_eq!(guest.datagram().2, b"friend");
+}
+
+#[test]
+fn published_udp_port_knows_its_clients_apart() {
+    let (mut guest, address) = publishing("0:5353/udp");
+    let clients: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    for (client, number) in clients.iter().zip(0..) {
+        client.send_to(&[number], address).unwrap();
+        let (from, port, data) = guest.datagram();
+        assert_eq!((from, data), (GATEWAY.into(), vec![number]));
+        guest.send_udp((GATEWAY, port), 5353, &[number + 10], 1500);
+        let mut answer = [0; 8];
+        let (len, from) = client.recv_from(&mut answer).unwrap();
+        assert_eq!((len, from, answer[0]), (1, address, number + 10));
+    }
+}
+
+#[test]
+fn gateway_answers_echo_requests() {
+    let mut guest = Guest::new(UserOptions::default());
+    for address in [GATEWAY, RESOLVER] {
+        guest.send_v4(address, ICMP, &[8, 0, 0, 0, 1, 2, 3, 4, b'd', b'a', b't', b'a']);
+        let answer = guest.packet(ICMP);
+        assert_eq!((answer[12..16].to_vec(), answer[20]), (address.octets().to_vec(), 0));
+        assert_eq!(answer[24..], [1, 2, 3, 4, b'd', b'a', b't', b'a']);
+        assert_eq!(smoltcp::wire::checksum::data(&answer[20..]), 0xffff);
+    }
+}
+
+/// A question for `name`.
+fn question(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    message.extend(resolver::encode_domain(name));
+    message.extend(kind.to_be_bytes());
+    message.extend([0, 1]);
+    message
+}
+
+/// A guest whose resolvers are these, on loopback.
+fn asking(servers: &[Ipv4Addr]) -> (Guest, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resolv.conf");
+    let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    std::fs::write(&path, text).unwrap();
+    (Guest::on(Phy::with(UserOptions::default(), Box::new(HostSockets), path)), directory)
+}
+
+#[test]
+fn names_of_ours_are_answered_here() {
+    let (mut guest, _directory) = asking(&[]);
+    guest.send_udp((RESOLVER, 53), 5000, &question(7, "Host.MINIVMM.internal", 1), 1500);
+    let (from, port, answer) = guest.datagram();
+    assert_eq!((from, port), (RESOLVER.into(), 53));
+    assert_eq!(answer[..2], [0, 7]);
+    assert_eq!((answer[3] & 0xf, answer[7]), (0, 1), "one answer");
+    assert!(answer.ends_with(&GATEWAY.octets()));
+    guest.send_udp((RESOLVER, 53), 5000, &question(8, "nobody.minivmm.internal", 1), 1500);
+    let (.., answer) = guest.datagram();
+    assert_eq!((answer[3] & 0xf, answer[7]), (3, 0), "no such name");
+}
+
+/// An Outside whose port 53 is another, so that a test can be the resolver.
+#[derive(Debug)]
+struct OtherPort(u16);
+
+impl Outside for OtherPort {
+    fn connect_tcp(&self, to: SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+        HostSockets.connect_tcp(SocketAddr::new(to.ip(), if to.port() == 53 { self.0 } else { to.port() }))
+    }
+
+    fn udp(&self, to: SocketAddr, is_connected: bool) -> std::io::Result<std::os::fd::OwnedFd> {
+        HostSockets.udp(SocketAddr::new(to.ip(), if to.port() == 53 { self.0 } else { to.port() }), is_connected)
+    }
+
+    fn ping(&self, to: IpAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+        HostSockets.ping(to)
+    }
+
+    fn has_ipv6(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn question_goes_to_the_next_resolver_where_one_is_not_there() {
+    let server = UdpSocket::bind("127.0.0.3:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resolv.conf");
+    std::fs::write(&path, "nameserver 127.0.0.2\nnameserver 127.0.0.3\n").unwrap();
+    let mut guest = Guest::on(Phy::with(UserOptions::default(), Box::new(OtherPort(port)), path));
+    let asked = question(9, "made.up", 1);
+    guest.send_udp((RESOLVER, 53), 5000, &asked, 1500);
+    server.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 512];
+    let mut got = None;
+    guest.until("the question", |_| {
+        got = server.recv_from(&mut buffer).ok();
+        got.is_some()
+    });
+    let (len, from) = got.unwrap();
+    assert_eq!(buffer[..len], asked);
+    // An answer to another question is none.
+    server.send_to(&[0, 8, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], from).unwrap();
+    let mut answer = asked.clone();
+    answer[2] |= 0x80;
+    server.send_to(&answer, from).unwrap();
+    assert_eq!(guest.datagram().2, answer);
+    // By TCP it is a connection like others: to the one that is there.
+    let listener = TcpListener::bind(("127.0.0.3", port)).unwrap();
+    guest.connected((RESOLVER, 53));
+    listener.accept().unwrap();
+}
+
+#[test]
+fn no_resolver_is_told_to_the_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resolv.conf");
+    std::fs::write(&path, "nameserver 127.0.0.2\n").unwrap();
+    let port = UdpSocket::bind("127.0.0.2:0").unwrap().local_addr().unwrap().port();
+    let mut guest = Guest::on(Phy::with(UserOptions::default(), Box::new(OtherPort(port)), path));
+    guest.send_udp((RESOLVER, 53), 5000, &question(9, "made.up", 1), 1500);
+    let (.., answer) = guest.datagram();
+    assert_eq!((answer[..2].to_vec(), answer[3] & 0xf), (vec![0, 9], 2), "server failure");
+}

@@ -1,0 +1,737 @@
+//! `minivmm docker` on the software CPU, driven by the real docker CLI with its buildx and compose plug-ins, and a real registry: Debian's, for
+//! this host, whatever its own release has. Images are made of the guest's busybox, so nothing is downloaded but those programs.
+//!
+//! A machine starts in seconds, so most cases share one, in the order of [`CASES`]; a case is a function that cleans up. What needs a machine
+//! of its own, or ends one, comes last. `MINIVMM_DOCKER_CASES=cp,build` runs only those; `MINIVMM_DOCKER_CYCLES=10` stops and kills that often.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+mod support;
+
+/// A command that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Names that the image's busybox answers to.
+const APPLETS: [&str; 30] = [
+    "cat", "chmod", "chown", "cut", "dd", "echo", "env", "false", "grep", "head", "httpd", "id", "ls", "md5sum",
+    "mkdir", "nc", "nslookup", "ps", "rm", "seq", "sh", "sleep", "stat", "sync", "tail", "touch", "true", "tty", "wc",
+    "wget",
+];
+const IMAGE: &str = "box";
+
+type Case = fn(&Engine);
+/// In one machine, in this order.
+const CASES: [(&str, Case); 22] = [
+    ("client", version_and_info_of_the_engine),
+    ("context", context_leads_to_the_engine),
+    ("save", image_is_saved_and_loaded),
+    ("exit", exit_codes_are_the_commands),
+    ("stdin", standard_input_arrives_whole_and_ends),
+    ("tty", terminal_is_one),
+    ("signals", signals_reach_the_command),
+    ("exec", exec_runs_beside),
+    ("logs", logs_follow_to_the_end),
+    ("cp", files_are_copied_both_ways),
+    ("build", image_is_built),
+    ("compose", two_services_talk),
+    ("networks", names_are_known_in_their_network_only),
+    ("bind", shared_folder_is_the_same_both_ways),
+    ("refused", other_folder_is_refused_with_the_reason),
+    ("ports", published_port_serves_many_at_once_and_is_gone_afterwards),
+    ("taken", port_that_is_taken_fails_the_run),
+    ("udp", udp_port_is_published),
+    ("host", host_is_reached_by_its_name),
+    ("registry", image_is_pushed_and_pulled),
+    ("limits", limits_and_init_and_health),
+    ("shell", shell_runs_in_the_machine),
+];
+
+/// An engine of this test's own: its state, its home, its docker CLI.
+struct Engine {
+    root: TempDir,
+    tools: PathBuf,
+    registry: u16,
+}
+
+impl Engine {
+    /// Nothing runs yet. `None` where the tools cannot be had, which is said.
+    fn new() -> Option<Self> {
+        let tools = support::debian::unpacked(
+            "docker-tools",
+            &["docker-cli", "docker-buildx", "docker-compose", "docker-registry"],
+        )?;
+        // A path for Unix sockets must be short.
+        let root = tempfile::Builder::new().prefix("mv").tempdir_in("/tmp").unwrap();
+        let engine = Self { root, tools, registry: free_port() };
+        fs::create_dir(engine.home()).unwrap();
+        fs::create_dir(engine.path("docker-config")).unwrap();
+        let plugins = engine.tools.join("usr/libexec/docker/cli-plugins");
+        let config = serde_json::json!({ "cliPluginsExtraDirs": [plugins] });
+        fs::write(engine.path("docker-config/config.json"), config.to_string()).unwrap();
+        Some(engine)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// The folder that is shared.
+    fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    fn environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.env("HOME", self.home()).env("XDG_STATE_HOME", self.path("state"));
+        command.env("DOCKER_CONFIG", self.path("docker-config")).env_remove("DOCKER_CONTEXT").env_remove("DOCKER_HOST");
+        // The bundle is the user's: it takes a while to make.
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"));
+        command.env("XDG_CACHE_HOME", cache)
+    }
+
+    /// `minivmm docker` with `arguments`.
+    fn minivmm<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.arg("docker").args(arguments).stdin(Stdio::null()).env_remove("MINIVMM_LOG");
+        self.environment(&mut command);
+        command
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("state/minivmm/docker/docker.sock")
+    }
+
+    /// `docker` with `arguments`.
+    fn docker<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(self.tools.join("usr/bin/docker"));
+        command.args(arguments).stdin(Stdio::null());
+        self.environment(&mut command);
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
+        command
+    }
+
+    /// What `docker` prints when all goes well.
+    fn out(&self, arguments: &[&str]) -> String {
+        ok(&mut self.docker(arguments))
+    }
+
+    /// What `docker run --rm` prints of `script` in the image.
+    fn run(&self, options: &[&str], script: &str) -> String {
+        self.out(&[&["run", "--rm"], options, &[IMAGE, "sh", "-c", script]].concat())
+    }
+
+    fn start(&self) {
+        let registry = format!("host.docker.internal:{}", self.registry);
+        let start = [
+            "start",
+            "--hypervisor",
+            "soft",
+            "--cpus",
+            "2",
+            "--insecure-registry",
+            registry.as_str(),
+            "--timeout",
+            "600",
+        ];
+        ok(&mut self.minivmm(&start));
+    }
+
+    fn stop(&self) {
+        ok(&mut self.minivmm(&["stop"]));
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let output = finish(&mut self.minivmm(&["status", "--json"]));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn kill(&self) {
+        let pid = i32::try_from(self.status()["pid"].as_i64().unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        wait_until("the engine is gone", || self.status()["state"] == "stopped");
+    }
+
+    /// Makes the image.
+    fn import(&self) {
+        let image = self.path("image");
+        fs::create_dir_all(image.join("bin")).unwrap();
+        let busybox = finish(&mut self.minivmm(&["shell", "cat", "/usr/bin/busybox"]));
+        assert!(busybox.status.success() && busybox.stdout.starts_with(b"\x7fELF"));
+        fs::write(image.join("bin/busybox"), busybox.stdout).unwrap();
+        fs::set_permissions(image.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+        for name in APPLETS {
+            symlink("busybox", image.join("bin").join(name)).unwrap();
+        }
+        for name in ["etc", "root", "tmp", "www"] {
+            fs::create_dir(image.join(name)).unwrap();
+        }
+        fs::write(image.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+        fs::write(image.join("etc/group"), "root:x:0:\n").unwrap();
+        let tar = Command::new("tar")
+            .args(["-C", image.to_str().unwrap(), "--owner=0", "--group=0", "-c", "."])
+            .output()
+            .unwrap();
+        let id = feed(&mut self.docker(&["import", "-", IMAGE]), &tar.stdout);
+        assert!(id.starts_with("sha256:"), "{id}");
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = finish(&mut self.minivmm(&["logs"]));
+            eprintln!("--- the guest's last words ---\n{}", String::from_utf8_lossy(&logs.stdout));
+        }
+        // For a machine that is of no use any more, it need not be orderly.
+        let status = self.status();
+        if ["starting", "running", "stopping"].contains(&status["state"].as_str().unwrap()) {
+            self.kill();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The output of `command`, which must end in time.
+fn finish(command: &mut Command) -> Output {
+    let what = format!("{command:?}");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = |mut from: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).map(|_| bytes).unwrap()
+        })
+    };
+    let (stdout, stderr) = (read(Box::new(stdout)), read(Box::new(stderr)));
+    let status = end(&mut child, &what);
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+fn end(child: &mut Child, what: &str) -> std::process::ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+            panic!("hangs: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Standard output of `command`, which succeeds.
+fn ok(command: &mut Command) -> String {
+    let output = finish(command);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Exit status and standard error of `command`.
+fn fails(command: &mut Command) -> (i32, String) {
+    let output = finish(command);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// Standard output of `command`, which gets `input`.
+fn feed(command: &mut Command, input: &[u8]) -> String {
+    let what = format!("{command:?}");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
+    let mut stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert!(end(&mut child, &what).success(), "{what}");
+    writer.join().unwrap();
+    reader.join().unwrap()
+}
+
+fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn engine_runs_containers_and_loses_nothing() {
+    let _alone = support::session::alone();
+    let Some(engine) = Engine::new() else { return };
+    let only = std::env::var("MINIVMM_DOCKER_CASES").ok();
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name));
+    engine.start();
+    engine.import();
+    for (name, case) in CASES.iter().filter(|(name, _)| is_wanted(name)) {
+        let start = Instant::now();
+        case(&engine);
+        eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    if is_wanted("cycles") {
+        everything_survives_a_stop(&engine);
+    }
+    if is_wanted("kill") {
+        what_was_acknowledged_survives_a_kill(&engine);
+    }
+    if is_wanted("states") {
+        other_states_are_clear(&engine);
+    }
+}
+
+fn version_and_info_of_the_engine(engine: &Engine) {
+    let version = engine.out(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
+    assert_eq!(version.trim(), "linux/arm64");
+    let info =
+        engine.out(&["info", "--format", "{{.Name}} {{.Driver}} {{.CgroupVersion}} {{.NCPU}} {{.OperatingSystem}}"]);
+    assert!(info.starts_with("minivmm overlay2 2 2 Debian GNU/Linux"), "{info}");
+    let mode = fs::metadata(engine.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+fn context_leads_to_the_engine(engine: &Engine) {
+    let mut docker = engine.docker(&["--context", "minivmm", "version", "--format", "{{.Server.Os}}"]);
+    assert_eq!(ok(docker.env_remove("DOCKER_HOST")).trim(), "linux");
+    let environment = ok(&mut engine.minivmm(&["env"]));
+    assert_eq!(environment, format!("export DOCKER_HOST='unix://{}'\n", engine.socket().display()));
+}
+
+fn image_is_saved_and_loaded(engine: &Engine) {
+    let file = engine.path("image.tar");
+    engine.out(&["save", "-o", file.to_str().unwrap(), IMAGE]);
+    engine.out(&["tag", IMAGE, "kept"]);
+    engine.out(&["rmi", IMAGE]);
+    let loaded = engine.out(&["load", "-i", file.to_str().unwrap()]);
+    assert!(loaded.contains(&format!("Loaded image: {IMAGE}:latest")), "{loaded}");
+    engine.out(&["rmi", "kept"]);
+}
+
+fn exit_codes_are_the_commands(engine: &Engine) {
+    assert_eq!(
+        fails(&mut engine.docker(&["run", "--rm", IMAGE, "sh", "-c", "echo oops >&2; exit 7"])),
+        (7, "oops\n".to_owned())
+    );
+    let (status, errors) = fails(&mut engine.docker(&["run", "--rm", IMAGE, "no-such-program"]));
+    assert!(status == 127 && errors.contains("no-such-program"), "{status} {errors}");
+}
+
+fn standard_input_arrives_whole_and_ends(engine: &Engine) {
+    let input: Vec<u8> = (0..4 << 20).map(|index: u32| u8::try_from(index / 7 % 251).unwrap()).collect();
+    let count = feed(&mut engine.docker(&["run", "-i", "--rm", IMAGE, "wc", "-c"]), &input);
+    assert_eq!(count.trim(), input.len().to_string());
+}
+
+fn terminal_is_one(engine: &Engine) {
+    assert_eq!(engine.out(&["run", "--rm", "-t", IMAGE, "tty"]), "/dev/pts/0\r\n");
+    assert_eq!(engine.out(&["run", "--rm", IMAGE, "sh", "-c", "tty || true"]), "not a tty\n");
+}
+
+fn signals_reach_the_command(engine: &Engine) {
+    let script = "trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 1 & wait $!; done";
+    engine.out(&["run", "-d", "--name", "trap", IMAGE, "sh", "-c", script]);
+    wait_until("the trap is set", || engine.out(&["logs", "trap"]) == "ready\n");
+    engine.out(&["stop", "-t", "60", "trap"]);
+    assert_eq!(engine.out(&["inspect", "-f", "{{.State.ExitCode}}", "trap"]).trim(), "5");
+    assert_eq!(engine.out(&["logs", "trap"]), "ready\ncaught\n");
+    engine.out(&["rm", "trap"]);
+}
+
+fn exec_runs_beside(engine: &Engine) {
+    engine.out(&["run", "-d", "--name", "beside", IMAGE, "sleep", "1000"]);
+    // Its input ends long before its output.
+    let script = "cat; sleep 1; echo end";
+    assert_eq!(feed(&mut engine.docker(&["exec", "-i", "beside", "sh", "-c", script]), b"input\n"), "input\nend\n");
+    assert_eq!(fails(&mut engine.docker(&["exec", "beside", "sh", "-c", "exit 9"])).0, 9);
+    engine.out(&["rm", "-f", "beside"]);
+}
+
+fn logs_follow_to_the_end(engine: &Engine) {
+    engine.out(&["run", "-d", "--name", "talks", IMAGE, "sh", "-c", "for i in 1 2 3; do echo line $i; sleep 1; done"]);
+    assert_eq!(engine.out(&["logs", "-f", "talks"]), "line 1\nline 2\nline 3\n");
+    engine.out(&["rm", "talks"]);
+}
+
+fn files_are_copied_both_ways(engine: &Engine) {
+    let (there, back) = (engine.path("there"), engine.path("back"));
+    fs::write(&there, "content").unwrap();
+    engine.out(&["create", "--name", "copy", IMAGE, "true"]);
+    engine.out(&["cp", there.to_str().unwrap(), "copy:/root/file"]);
+    engine.out(&["cp", "copy:/root/file", back.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(back).unwrap(), "content");
+    engine.out(&["rm", "copy"]);
+}
+
+fn image_is_built(engine: &Engine) {
+    let context = engine.home().join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("page"), "built\n").unwrap();
+    let dockerfile = format!(
+        "FROM {IMAGE}\nCOPY page /www/index.html\nRUN wc -c </www/index.html >/www/size\nCMD [\"cat\", \"/www/index.html\", \"/www/size\"]\n"
+    );
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    engine.out(&["buildx", "build", "--load", "-t", "built", context.to_str().unwrap()]);
+    assert_eq!(engine.out(&["run", "--rm", "built"]), "built\n6\n");
+    engine.out(&["rmi", "built"]);
+}
+
+fn two_services_talk(engine: &Engine) {
+    let project = engine.home().join("project");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("page"), "from the other service\n").unwrap();
+    let file = format!(
+        "services:\n  web:\n    image: {IMAGE}\n    command: httpd -f -p 80 -h /www\n    volumes: [\"./page:/www/index.html:ro\"]\n\
+         \x20 client:\n    image: {IMAGE}\n    depends_on: [web]\n    command: sh -c 'until wget -q -O - http://web/; do sleep 1; done'\n"
+    );
+    fs::write(project.join("compose.yaml"), file).unwrap();
+    let compose = |arguments: &[&str]| {
+        let file = project.join("compose.yaml");
+        ok(&mut engine.docker(&[&["compose", "-f", file.to_str().unwrap()], arguments].concat()))
+    };
+    compose(&["up", "-d"]);
+    assert_eq!(engine.out(&["wait", "project-client-1"]).trim(), "0");
+    assert!(compose(&["logs", "--no-log-prefix", "client"]).contains("from the other service"));
+    compose(&["down", "-t", "1"]);
+}
+
+fn names_are_known_in_their_network_only(engine: &Engine) {
+    engine.out(&["network", "create", "inner"]);
+    engine.out(&[
+        "run",
+        "-d",
+        "--network",
+        "inner",
+        "--name",
+        "server",
+        IMAGE,
+        "httpd",
+        "-f",
+        "-p",
+        "80",
+        "-h",
+        "/etc",
+    ]);
+    let script = "wget -q -O - http://server/passwd";
+    assert!(engine.run(&["--network", "inner"], script).starts_with("root:"));
+    let (status, _) = fails(&mut engine.docker(&["run", "--rm", IMAGE, "sh", "-c", script]));
+    assert_ne!(status, 0);
+    engine.out(&["rm", "-f", "server"]);
+    engine.out(&["network", "rm", "inner"]);
+}
+
+fn shared_folder_is_the_same_both_ways(engine: &Engine) {
+    let folder = engine.home().join("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("ours"), "from the host\n").unwrap();
+    let bind = format!("{}:/shared", folder.display());
+    let script = "cat /shared/ours; echo from the container >/shared/theirs; chmod 640 /shared/theirs; stat -c %u:%g /shared/theirs";
+    assert_eq!(engine.run(&["-v", &bind], script), "from the host\n0:0\n");
+    assert_eq!(fs::read_to_string(folder.join("theirs")).unwrap(), "from the container\n");
+    let metadata = fs::metadata(folder.join("theirs")).unwrap();
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o640, uid));
+    // What is not there is made, on the host, as dockerd does everywhere.
+    engine.run(&["-v", &format!("{}/new:/new", folder.display())], "touch /new/file");
+    assert!(folder.join("new/file").exists());
+}
+
+fn other_folder_is_refused_with_the_reason(engine: &Engine) {
+    let (status, errors) = fails(&mut engine.docker(&["run", "--rm", "-v", "/opt/data:/data", IMAGE, "true"]));
+    assert!(status != 0 && errors.contains("/opt/data is not shared with the machine"), "{errors}");
+    // Past the relay that says so, there is nowhere to make it.
+    let script = "mkdir /opt/data";
+    assert_ne!(finish(&mut engine.minivmm(&["shell", "sh", "-c", script])).status.code(), Some(0));
+}
+
+/// One request, and the answer's body.
+fn get(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /passwd HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+fn published_port_serves_many_at_once_and_is_gone_afterwards(engine: &Engine) {
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:80");
+    engine.out(&["run", "-d", "--name", "web", "-p", &publish, IMAGE, "httpd", "-f", "-p", "80", "-h", "/etc"]);
+    // The port is open when `docker run` returns; the server may need a moment.
+    wait_until("the server serves", || get(port).is_ok_and(|body| !body.is_empty()));
+    let requests: Vec<_> = (0..200).map(|_| std::thread::spawn(move || get(port).unwrap())).collect();
+    for request in requests {
+        assert_eq!(request.join().unwrap(), "root:x:0:0::/root:/bin/sh\n");
+    }
+    let published = engine.status()["published"].to_string();
+    assert!(published.contains(&format!("127.0.0.1:{port}/tcp")), "{published}");
+    engine.out(&["rm", "-f", "web"]);
+    assert_eq!(TcpStream::connect(("127.0.0.1", port)).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(engine.status()["published"], serde_json::json!([]));
+}
+
+fn port_that_is_taken_fails_the_run(engine: &Engine) {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let (status, errors) = fails(&mut engine.docker(&["run", "--rm", "-p", &format!("{address}:80"), IMAGE, "true"]));
+    assert!(status != 0 && errors.contains(&format!("cannot publish {address}/tcp: the port is in use")), "{errors}");
+    assert!(engine.status()["refused"].to_string().contains(&address.to_string()));
+}
+
+fn udp_port_is_published(engine: &Engine) {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let publish = format!("127.0.0.1:{port}:5353/udp");
+    engine.out(&[
+        "run",
+        "-d",
+        "--name",
+        "datagrams",
+        "-p",
+        &publish,
+        IMAGE,
+        "nc",
+        "-l",
+        "-u",
+        "-p",
+        "5353",
+        "-e",
+        "cat",
+    ]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut answer = [0; 16];
+    wait_until("the datagram comes back", || {
+        socket.send_to(b"ping\n", ("127.0.0.1", port)).unwrap();
+        socket.recv(&mut answer).is_ok_and(|count| &answer[..count] == b"ping\n")
+    });
+    engine.out(&["rm", "-f", "datagrams"]);
+}
+
+fn host_is_reached_by_its_name(engine: &Engine) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            stream.unwrap().write_all(b"hello from the host\n").unwrap();
+        }
+    });
+    let script = format!("nc host.docker.internal {port}");
+    assert_eq!(engine.run(&[], &script), "hello from the host\n");
+    assert_eq!(engine.run(&["--add-host", "host.docker.internal:host-gateway"], &script), "hello from the host\n");
+    server.join().unwrap();
+}
+
+/// A registry of this host, until it is dropped.
+struct Registry(Child);
+
+impl Registry {
+    fn start(engine: &Engine) -> Self {
+        let (config, port) = (engine.path("registry.yml"), engine.registry);
+        let storage = engine.path("registry");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            storage.display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new(engine.tools.join("usr/bin/docker-registry"));
+        let child = command.arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("the registry listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self(child)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn image_is_pushed_and_pulled(engine: &Engine) {
+    let _registry = Registry::start(engine);
+    let name = format!("host.docker.internal:{}/box", engine.registry);
+    engine.out(&["tag", IMAGE, &name]);
+    engine.out(&["push", "-q", &name]);
+    let id = engine.out(&["image", "inspect", "-f", "{{.Id}}", IMAGE]);
+    engine.out(&["rmi", &name]);
+    engine.out(&["pull", "-q", &name]);
+    assert_eq!(engine.out(&["image", "inspect", "-f", "{{.Id}}", &name]), id);
+    engine.out(&["rmi", &name]);
+}
+
+fn limits_and_init_and_health(engine: &Engine) {
+    let options = ["-d", "--name", "limited", "--init", "--memory", "64m", "--cpus", "0.5"];
+    let health = ["--health-cmd", "test -e /tmp/well", "--health-interval", "1s"];
+    engine.out(&[&["run"], &options[..], &health, &[IMAGE, "sh", "-c", "touch /tmp/well; sleep 1000"]].concat());
+    let inside = engine.out(&[
+        "exec",
+        "limited",
+        "sh",
+        "-c",
+        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; ps -o pid,comm",
+    ]);
+    assert!(inside.starts_with("67108864\n50000 100000\n"), "{inside}");
+    assert!(inside.lines().any(|line| line.trim() == "1 docker-init"), "{inside}");
+    wait_until("the container is well", || {
+        engine.out(&["inspect", "-f", "{{.State.Health.Status}}", "limited"]).trim() == "healthy"
+    });
+    engine.out(&["rm", "-f", "limited"]);
+    // More memory than it may have.
+    let (status, _) = fails(&mut engine.docker(&[
+        "run",
+        "--rm",
+        "--memory",
+        "16m",
+        IMAGE,
+        "sh",
+        "-c",
+        "dd if=/dev/zero bs=64M count=1 of=/dev/null",
+    ]));
+    assert_ne!(status, 0);
+}
+
+fn shell_runs_in_the_machine(engine: &Engine) {
+    let output = finish(&mut engine.minivmm(&["shell", "sh", "-c", "echo \"a  'b'\"; hostname; exit 3"]));
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stdout).unwrap().as_str()),
+        (Some(3), "a  'b'\nminivmm\n")
+    );
+    assert_eq!(feed(&mut engine.minivmm(&["shell"]), b"echo one; echo two >&2\n"), "one\ntwo\n");
+    // The clock is the host's.
+    let seconds: u64 = ok(&mut engine.minivmm(&["shell", "date", "+%s"])).trim().parse().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(now.abs_diff(seconds) < 60, "{now} {seconds}");
+    assert!(ok(&mut engine.minivmm(&["logs"])).contains("minivmm: docker "));
+}
+
+fn cycles(default: u32) -> u32 {
+    std::env::var("MINIVMM_DOCKER_CYCLES").ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}
+
+fn everything_survives_a_stop(engine: &Engine) {
+    engine.out(&["volume", "create", "kept"]);
+    engine.out(&[
+        "run",
+        "-d",
+        "--name",
+        "always",
+        "--restart",
+        "always",
+        "-v",
+        "kept:/v",
+        IMAGE,
+        "sh",
+        "-c",
+        "echo up >>/v/log; sleep 1000",
+    ]);
+    for cycle in 1..=cycles(1) {
+        engine.stop();
+        assert_eq!(engine.status()["state"], "stopped");
+        assert!(!engine.socket().exists());
+        engine.start();
+        let expected = "up\n".repeat(usize::try_from(cycle).unwrap() + 1);
+        wait_until("the container is started again", || engine.run(&["-v", "kept:/v"], "cat /v/log") == expected);
+    }
+    engine.out(&["rm", "-f", "always"]);
+}
+
+fn what_was_acknowledged_survives_a_kill(engine: &Engine) {
+    engine.out(&["volume", "create", "numbers"]);
+    for _ in 0..cycles(1) {
+        let script = "i=0; while :; do echo $i >>/v/log; sync; echo $i; i=$((i + 1)); done";
+        engine.run(&["-v", "numbers:/v"], "rm -f /v/log");
+        let mut writer =
+            engine.docker(&["run", "--rm", "--name", "writer", "-v", "numbers:/v", IMAGE, "sh", "-c", script]);
+        let mut writer = writer.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let mut last = lines.by_ref().take(5).last().unwrap().unwrap();
+        engine.kill();
+        // What was on its way to us was acknowledged as well.
+        if let Some(Ok(line)) = lines.last() {
+            last = line;
+        }
+        // Its status is that of a connection that broke.
+        let _ = end(&mut writer, "docker run");
+        engine.start();
+        let log = engine.run(&["-v", "numbers:/v"], "cat /v/log");
+        assert!(
+            log.lines().any(|line| line == last),
+            "{last} was acknowledged, the log ends with {:?}",
+            log.lines().last()
+        );
+    }
+}
+
+fn other_states_are_clear(engine: &Engine) {
+    // A second start finds the first.
+    let output = finish(&mut engine.minivmm(&["start"]));
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("the engine runs already"));
+    let (status, errors) = fails(&mut engine.minivmm(&["reset", "--yes"]));
+    assert!(status == 1 && errors.contains("the engine runs; `minivmm docker stop` stops it"), "{errors}");
+    engine.stop();
+    engine.stop();
+    let (status, errors) = fails(&mut engine.minivmm(&["shell", "true"]));
+    assert!(status == 1 && errors.contains("the engine does not run"), "{errors}");
+
+    // A disk with something else on it stays as it is.
+    let disk = engine.path("state/minivmm/docker/data.img");
+    let kept = engine.path("kept.img");
+    fs::rename(&disk, &kept).unwrap();
+    fs::write(&disk, "precious".repeat(1 << 20)).unwrap();
+    let content = fs::read(&disk).unwrap();
+    let (status, errors) =
+        fails(&mut engine.minivmm(&["start", "--hypervisor", "soft", "--cpus", "2", "--timeout", "600"]));
+    assert!(
+        status == 1 && errors.contains("the data disk holds something else than minivmm's file system"),
+        "{errors}"
+    );
+    assert!(fs::read(&disk).unwrap() == content);
+    assert_eq!(engine.status()["state"], "failed");
+
+    let (status, errors) = fails(&mut engine.minivmm(&["reset"]));
+    assert!(status == 1 && errors.contains("give --yes"), "{errors}");
+    ok(&mut engine.minivmm(&["reset", "--yes"]));
+    assert!(!disk.exists() && kept.exists());
+}
+
+/// Without a machine.
+#[test]
+fn wrong_usage_is_told_before_anything_is_made() {
+    let root = tempfile::tempdir_in("/tmp").unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = support::minivmm(&[&["docker"], arguments].concat());
+        command
+            .env("XDG_STATE_HOME", root.path().join("s"))
+            .env("HOME", root.path())
+            .env("XDG_CACHE_HOME", root.path().join("c"));
+        fails(&mut command)
+    };
+    assert_eq!(run(&["start", "--memory", "much"]).0, 2);
+    assert_eq!(run(&["start", "--hypervisor", "xen"]).0, 2);
+    assert_eq!(run(&["start", "--disk-size", "x"]).0, 2);
+    assert_eq!(run(&["status"]).0, 1);
+    let (status, errors) = run(&["stop"]);
+    assert!(status == 0 && errors.contains("the engine does not run"), "{errors}");
+    let long = format!("/tmp/{}", "x".repeat(100));
+    let mut command = support::minivmm(&["docker", "status"]);
+    let (status, errors) = fails(command.env("XDG_STATE_HOME", long));
+    assert!(status == 1 && errors.contains("too long for a Unix socket"), "{errors}");
+}

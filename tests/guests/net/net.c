@@ -1,0 +1,212 @@
+/*
+ * What a guest does with its network, for tests/net_user.rs.
+ *
+ *   net cat ADDRESS PORT          standard input to a TCP server, what it says to standard output; each direction ends by itself
+ *   net take PORT                 the first client's stream to standard output
+ *   net http PORT                 answers every request with its path, many at a time
+ *   net udp ADDRESS PORT BYTES    sends a datagram and prints how many bytes come back, and whether they are the same
+ *   net udpecho PORT              sends every datagram back
+ *
+ * Servers print "listening" when they do.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static char buffer[1 << 17], other[1 << 17];
+
+static void fail(const char *what)
+{
+    /* On standard output: that is what the test reads. */
+    printf("%s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static socklen_t parse(const char *address, const char *port, struct sockaddr_storage *out)
+{
+    struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+
+    memset(out, 0, sizeof(*out));
+    if (inet_pton(AF_INET, address, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(atoi(port));
+        return sizeof(*v4);
+    }
+    if (inet_pton(AF_INET6, address, &v6->sin6_addr) != 1)
+        fail(address);
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(atoi(port));
+    return sizeof(*v6);
+}
+
+static void write_all(int fd, const char *data, ssize_t len)
+{
+    while (len > 0) {
+        ssize_t written = write(fd, data, len);
+
+        if (written < 0)
+            fail("write");
+        data += written;
+        len -= written;
+    }
+}
+
+static void cat(const char *address, const char *port)
+{
+    struct sockaddr_storage to;
+    socklen_t len = parse(address, port, &to);
+    int fd = socket(to.ss_family, SOCK_STREAM, 0);
+    struct pollfd polled[2] = { { .fd = 0, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
+
+    if (fd < 0 || connect(fd, (struct sockaddr *)&to, len) < 0)
+        fail("connect");
+    while (polled[1].fd >= 0) {
+        ssize_t count;
+
+        if (poll(polled, 2, -1) < 0)
+            fail("poll");
+        if (polled[0].revents) {
+            count = read(0, buffer, sizeof(buffer));
+            if (count <= 0) {
+                shutdown(fd, SHUT_WR);
+                polled[0].fd = -1;
+            }
+            write_all(fd, buffer, count);
+        }
+        if (polled[1].revents) {
+            count = read(fd, buffer, sizeof(buffer));
+            if (count < 0)
+                fail("read");
+            if (count == 0)
+                polled[1].fd = -1;
+            write_all(1, buffer, count);
+        }
+    }
+}
+
+static int listen_on(const char *port, int type)
+{
+    struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
+    int fd = socket(AF_INET6, type, 0), on = 1;
+
+    if (fd < 0)
+        fail("socket");
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
+        fail("bind");
+    if (type == SOCK_STREAM && listen(fd, 4096) < 0)
+        fail("listen");
+    puts("listening");
+    fflush(stdout);
+    return fd;
+}
+
+static void take(const char *port)
+{
+    int fd = accept(listen_on(port, SOCK_STREAM), NULL, NULL);
+    ssize_t count;
+
+    if (fd < 0)
+        fail("accept");
+    while ((count = read(fd, buffer, sizeof(buffer))) > 0)
+        write_all(1, buffer, count);
+    if (count < 0)
+        fail("read");
+}
+
+static void *serve(void *argument)
+{
+    int fd = (int)(long)argument, body;
+    char request[4096], reply[8192], path[1024] = "";
+    ssize_t len = 0, count;
+
+    do {
+        count = read(fd, request + len, sizeof(request) - 1 - len);
+        len += count > 0 ? count : 0;
+        request[len] = 0;
+    } while (count > 0 && !strstr(request, "\r\n\r\n"));
+    sscanf(request, "GET %1023s", path);
+    body = strlen(path) + 1;
+    count = snprintf(reply, sizeof(reply), "HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s\n", body, path);
+    if (write(fd, reply, count) != count)
+        perror("reply");
+    close(fd);
+    return NULL;
+}
+
+static void http(const char *port)
+{
+    int listener = listen_on(port, SOCK_STREAM);
+
+    for (;;) {
+        int fd = accept(listener, NULL, NULL);
+        pthread_t thread;
+
+        if (fd < 0)
+            fail("accept");
+        if (pthread_create(&thread, NULL, serve, (void *)(long)fd))
+            fail("pthread_create");
+        pthread_detach(thread);
+    }
+}
+
+static void udp(const char *address, const char *port, const char *bytes)
+{
+    struct sockaddr_storage to;
+    socklen_t len = parse(address, port, &to);
+    int fd = socket(to.ss_family, SOCK_DGRAM, 0), size = atoi(bytes);
+    ssize_t count;
+
+    for (int i = 0; i < size; i++)
+        buffer[i] = i * 7 + (i >> 8);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&to, len) < 0)
+        fail("connect");
+    if (send(fd, buffer, size, 0) != size)
+        fail("send");
+    count = recv(fd, other, sizeof(other), 0);
+    if (count < 0)
+        fail("recv");
+    printf("%zd bytes, %s\n", count, count == size && !memcmp(buffer, other, size) ? "the same" : "others");
+}
+
+static void udpecho(const char *port)
+{
+    int fd = listen_on(port, SOCK_DGRAM);
+
+    for (;;) {
+        struct sockaddr_storage from;
+        socklen_t len = sizeof(from);
+        ssize_t count = recvfrom(fd, buffer, sizeof(buffer), 0, (struct sockaddr *)&from, &len);
+
+        if (count < 0 || sendto(fd, buffer, count, 0, (struct sockaddr *)&from, len) != count)
+            fail("echo");
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 2 ? argv[1] : "";
+
+    if (!strcmp(what, "cat") && argc == 4)
+        cat(argv[2], argv[3]);
+    else if (!strcmp(what, "take"))
+        take(argv[2]);
+    else if (!strcmp(what, "http"))
+        http(argv[2]);
+    else if (!strcmp(what, "udp") && argc == 5)
+        udp(argv[2], argv[3], argv[4]);
+    else if (!strcmp(what, "udpecho"))
+        udpecho(argv[2]);
+    else
+        return 2;
+    return 0;
+}
