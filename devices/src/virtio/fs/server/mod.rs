@@ -735,8 +735,13 @@ impl Act<'_> {
         let limit = usize::try_from(size.min(MAX_TRANSFER_BYTES)).unwrap_or(0).min(self.room);
         let watched = plus && server.watches(node);
         let encode = |entry: &Entry| server.entry_out(node, watched, entry);
+        let keeps = |node| match server.options.cache {
+            CacheMode::Never => false,
+            CacheMode::Auto => watched && server.is_watched(node),
+            CacheMode::Always => true,
+        };
         let mut writer = if plus {
-            DirectoryWriter::with_attributes(self.output, limit, &encode)
+            DirectoryWriter::with_attributes(self.output, limit, &encode).unless_kept(&keeps)
         } else {
             DirectoryWriter::names(self.output, limit)
         };
