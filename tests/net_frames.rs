@@ -37,7 +37,8 @@ impl Program {
     fn start(name: &str, arguments: &[&str]) -> Option<Self> {
         let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/gvproxy/usr/bin").join(name);
         let path = if unpacked.exists() { unpacked } else { name.into() };
-        let started = Command::new(path).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let started =
+            Command::new(path).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let Ok(child) = started else {
             assert!(std::env::var_os("CI").is_none(), "{name} is missing: tests/run gets it");
             eprintln!("skipped: {name} is missing (tests/run gets it)");
@@ -254,7 +255,8 @@ fn lossy_stream(at: &Path, to: &Path) -> Arc<AtomicU64> {
 /// The same with datagrams, whose first one is a greeting.
 fn lossy_datagrams(at: &Path, to: &Path) -> Arc<AtomicU64> {
     let lost = Arc::new(AtomicU64::new(0));
-    let (to_guest, to_program) = (UnixDatagram::bind(at).unwrap(), UnixDatagram::bind(at.with_extension("own")).unwrap());
+    let (to_guest, to_program) =
+        (UnixDatagram::bind(at).unwrap(), UnixDatagram::bind(at.with_extension("own")).unwrap());
     to_program.connect(to).unwrap();
     let (names, name) = mpsc::channel();
     let [mut there, mut back] = [Loss::new(3, &lost), Loss::new(4, &lost)];

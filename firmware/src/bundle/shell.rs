@@ -14,8 +14,8 @@ use super::made::{Content, Made};
 use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
 use super::modules::{ModuleError, Modules};
 use super::repository::{Package, Repository, RepositoryError};
-use crate::agent::PROGRAM;
 use super::root::RootError;
+use crate::agent::PROGRAM;
 
 const BUSYBOX: &str = "busybox-static";
 /// What the guest's side of minivmm consists of: path, permissions, content.

@@ -653,3 +653,81 @@ fn no_resolver_is_told_to_the_guest() {
     let (.., answer) = guest.datagram();
     assert_eq!((answer[..2].to_vec(), answer[3] & 0xf), (vec![0, 9], 2), "server failure");
 }
+
+/// A guest's end of a TCP connection, by hand: what a real stack does when it is short of memory.
+struct RawTcp {
+    port: u16,
+    next: u32,
+}
+
+impl RawTcp {
+    /// Connects to the gateway's `port`; the first byte of the host has sequence number `.1`.
+    fn connect(guest: &mut Guest, port: u16, window: u16) -> (Self, u32) {
+        let mut tcp = Self { port, next: 1000 };
+        tcp.send(guest, 2, 0, window);
+        let answer = guest.packet(TCP);
+        assert_eq!(answer[33], 0x12, "SYN, ACK");
+        let theirs = u32::from_be_bytes(answer[24..28].try_into().unwrap()).wrapping_add(1);
+        tcp.next += 1;
+        tcp.send(guest, 0x10, theirs, window);
+        (tcp, theirs)
+    }
+
+    fn send(&self, guest: &mut Guest, flags: u8, acknowledged: u32, window: u16) {
+        let mut segment = 6000_u16.to_be_bytes().to_vec();
+        segment.extend(self.port.to_be_bytes());
+        segment.extend(self.next.to_be_bytes().iter().chain(&acknowledged.to_be_bytes()));
+        segment.extend([0x50, flags]);
+        segment.extend(window.to_be_bytes());
+        segment.extend([0; 4]);
+        guest.send_v4(GATEWAY, TCP, &segment);
+    }
+
+    /// The next segment with data: where it begins, relative to `first`, and how much it is.
+    fn data(guest: &mut Guest, first: u32) -> (u32, usize) {
+        loop {
+            let packet = guest.packet(TCP);
+            let header = 20 + usize::from(packet[32] >> 4) * 4;
+            if packet.len() > header {
+                let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap());
+                return (sequence.wrapping_sub(first), packet.len() - header);
+            }
+        }
+    }
+}
+
+#[test]
+fn data_that_a_guest_short_of_memory_dropped_is_sent_again() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    let (tcp, first) = RawTcp::connect(&mut guest, port, 4000);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(&noise(10_000)).unwrap();
+    let mut got = 0;
+    while got < 4000 {
+        let (begin, len) = RawTcp::data(&mut guest, first);
+        assert_eq!(begin, got);
+        got += u32::try_from(len).unwrap();
+    }
+    // It keeps 1460 bytes, has no room, and then has some, but less than it dropped.
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1460), 0);
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1460), 1000);
+    assert_eq!(RawTcp::data(&mut guest, first).0, 1460);
+}
+
+#[test]
+fn guest_without_room_is_asked_for_it_again_and_again() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    let (tcp, first) = RawTcp::connect(&mut guest, port, 1000);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(&noise(10_000)).unwrap();
+    assert_eq!(RawTcp::data(&mut guest, first), (0, 1000));
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1000), 0);
+    for _ in 0..2 {
+        assert_eq!(RawTcp::data(&mut guest, first).0, 1000, "a probe");
+        tcp.send(&mut guest, 0x10, first.wrapping_add(1000), 0);
+    }
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1000), 5000);
+    assert_eq!(RawTcp::data(&mut guest, first).0, 1000);
+}
