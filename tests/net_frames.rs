@@ -17,7 +17,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
-use support::{minivmm, session};
+use support::{guest_program, minivmm, session};
 use tempfile::TempDir;
 
 mod support;
@@ -47,12 +47,20 @@ impl Program {
         Some(Self(child))
     }
 
-    /// passt, which listens at `socket`; with a port of the host's loopback that leads to the guest's.
-    fn passt(socket: &Path, port: Option<u16>) -> Option<Self> {
-        let port = port.map(|port| format!("127.0.0.1/{port}:5001"));
-        let mut arguments = vec!["--foreground", "--quiet", "--socket", socket.to_str().unwrap(), "--runas", "0"];
-        arguments.extend(port.iter().flat_map(|port| ["--tcp-ports", port]));
-        let mut program = Self::start("passt", &arguments)?;
+    /// passt, which listens at `socket` and leases an MTU.
+    fn passt(socket: &Path, mtu: &str) -> Option<Self> {
+        Self::passt_with(socket, mtu, &[])
+    }
+
+    /// The same, with a port of the host's loopback that leads to the guest's 5001.
+    fn passt_at(socket: &Path, mtu: &str, port: u16) -> Option<Self> {
+        Self::passt_with(socket, mtu, &["--tcp-ports", &format!("127.0.0.1/{port}:5001")])
+    }
+
+    fn passt_with(socket: &Path, mtu: &str, more: &[&str]) -> Option<Self> {
+        let arguments = ["--foreground", "--quiet", "--mtu", mtu, "--socket", socket.to_str().unwrap()];
+        // It gives up root's rights by itself, and then may not read a directory of root's.
+        let mut program = Self::start("passt", &[&arguments[..], &["--runas", "0"], more].concat())?;
         program.wait_for(socket);
         Some(program)
     }
@@ -97,22 +105,30 @@ struct Guest {
 }
 
 impl Guest {
-    /// Boots with `net`, and waits for an address.
-    fn boot(net: &str, directory: &Path) -> Self {
+    /// Boots with `net`, and waits for an address; `None` where there is no compiler for the guest's program, `/tmp/n`.
+    fn boot(net: &str, directory: &Path) -> Option<Self> {
+        let mut guest = Self::boot_alone(net, directory)?;
+        guest.run("until ip -4 addr show dev eth0 | grep -q 'inet '; do sleep 0.1; done; echo up");
+        guest.expect("up");
+        Some(guest)
+    }
+
+    /// The same without waiting.
+    fn boot_alone(net: &str, directory: &Path) -> Option<Self> {
+        let program = guest_program("net")?;
         let alone = session::alone();
         let stats = directory.join("stats.json");
         let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--cpus", "2", "--timeout", TIMEOUT]);
-        command.args(["--net", net, "--stats"]).arg(&stats);
+        command.arg("--disk").arg(format!("{},ro", program.display())).args(["--net", net, "--stats"]).arg(&stats);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut guest = Self { child, stdin, lines: BufReader::new(stdout), stats, _alone: alone };
-        guest.run("echo 0 >/proc/sys/kernel/printk; until ip -4 addr show dev eth0 | grep -q 'inet '; do sleep 0.1; done; echo up");
-        guest.expect("up");
+        guest.run("cat /dev/vda >/tmp/n; chmod +x /tmp/n; echo 0 >/proc/sys/kernel/printk");
         // A block that repeats makes a stream; so neither end has to keep it.
         guest.run("data() { i=0; while [ $i -lt $1 ]; do cat /tmp/block; i=$((i + 1)); done; }");
         guest.run("dd if=/dev/urandom of=/tmp/block bs=1M count=1 2>/dev/null; md5sum </tmp/block");
         guest.line();
-        guest
+        Some(guest)
     }
 
     fn run(&mut self, script: &str) {
@@ -168,11 +184,11 @@ fn md5sum(feed: impl FnOnce(&mut dyn Write)) -> String {
 
 /// TCP both ways between the guest and `host`, which is this host's loopback to the guest: equal checksums.
 fn transfer_both_ways(guest: &mut Guest, host: &str, mebibytes: u64) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     // From the guest.
     let expected = guest.word(&format!("data {mebibytes} | md5sum"));
-    guest.run(&format!("data {mebibytes} | nc {host} {port}; echo sent"));
+    guest.run(&format!("data {mebibytes} | /tmp/n cat {host} {port}; echo sent"));
     let (mut stream, _) = listener.accept().unwrap();
     let mut len = 0;
     let sum = md5sum(|sink| len = std::io::copy(&mut stream, sink).unwrap());
@@ -184,7 +200,7 @@ fn transfer_both_ways(guest: &mut Guest, host: &str, mebibytes: u64) {
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut block).unwrap();
     let send = |to: &mut dyn Write| (0..mebibytes).for_each(|_| to.write_all(&block).unwrap());
     let expected = md5sum(send);
-    guest.run(&format!("nc {host} {port} </dev/null | md5sum"));
+    guest.run(&format!("/tmp/n cat {host} {port} </dev/null | md5sum"));
     let (mut stream, _) = listener.accept().unwrap();
     send(&mut stream);
     stream.shutdown(Shutdown::Write).unwrap();
@@ -285,14 +301,197 @@ fn lossy_datagrams(at: &Path, to: &Path) -> Arc<AtomicU64> {
     lost
 }
 
+/// passt and a guest whose frames go through it. passt's own TCP resends only after two seconds, and what it sends beyond the guest's
+/// window is lost: so its frames are of the usual size here.
+const PASST_MTU: &str = "1500";
+
 #[test]
 fn passt_serves_the_guest_both_ways() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("passt");
-    let Some(_passt) = Program::passt(&socket, None) else { return };
-    let mut guest = Guest::boot(&format!("stream={}", socket.display()), directory.path());
+    let Some(_passt) = Program::passt(&socket, PASST_MTU) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    assert_eq!(guest.word("cat /sys/class/net/eth0/mtu"), "1500", "what the lease says");
     let host = guest.gateway();
     transfer_both_ways(&mut guest, &host, mebibytes());
     let counters = guest.end();
     assert_eq!((counters["malformed"].as_u64(), counters["link_changes"].as_u64()), (Some(0), Some(0)));
+    assert!(counters["segments"].as_u64() > Some(0), "the guest's large frames were cut");
+}
+
+#[test]
+fn passt_lets_the_host_in_with_frames_as_large_as_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("passt");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(_passt) = Program::passt_at(&socket, "65520", port) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    assert_eq!(guest.word("cat /sys/class/net/eth0/mtu"), "65520");
+    guest.run("/tmp/n take 5001 | md5sum & sleep 1; echo listening");
+    guest.expect("listening");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let expected = md5sum(|sink| sink.write_all(b"from the host").unwrap());
+    stream.write_all(b"from the host").unwrap();
+    drop(stream);
+    guest.run("wait");
+    assert!(guest.line().starts_with(&expected));
+    guest.end();
+}
+
+#[test]
+fn gvproxy_serves_the_guest_over_a_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(_gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes());
+    assert_eq!(guest.end()["malformed"], 0);
+}
+
+#[test]
+fn gvproxy_serves_the_guest_over_datagrams() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(_gvproxy) = Program::gvproxy("-listen-vfkit", "unixgram", &socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("dgram={}", socket.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes());
+    assert_eq!(guest.end()["malformed"], 0);
+}
+
+#[test]
+fn stream_that_loses_every_hundredth_frame_carries_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
+    let Some(_gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let lost = lossy_stream(&relay, &socket);
+    let Some(mut guest) = Guest::boot(&format!("stream={}", relay.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes().div_ceil(8));
+    assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
+    guest.end();
+}
+
+#[test]
+fn passt_carries_everything_over_a_stream_that_loses_every_hundredth_frame() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, relay) = (directory.path().join("passt"), directory.path().join("relay"));
+    let Some(_passt) = Program::passt(&socket, PASST_MTU) else { return };
+    let lost = lossy_stream(&relay, &socket);
+    let Some(mut guest) = Guest::boot(&format!("stream={}", relay.display()), directory.path()) else { return };
+    let host = guest.gateway();
+    transfer_both_ways(&mut guest, &host, mebibytes().div_ceil(8));
+    assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
+    guest.end();
+}
+
+#[test]
+fn datagrams_of_which_every_hundredth_is_lost_carry_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
+    let Some(_gvproxy) = Program::gvproxy("-listen-vfkit", "unixgram", &socket) else { return };
+    let lost = lossy_datagrams(&relay, &socket);
+    let Some(mut guest) = Guest::boot(&format!("dgram={}", relay.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes().div_ceil(8));
+    assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
+    guest.end();
+}
+
+#[test]
+fn peer_that_is_stopped_and_goes_on_is_only_slow() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    guest.run(&format!("data 16 | /tmp/n cat {GVPROXY_HOST} {port}; echo sent"));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut begun = vec![0; 1 << 20];
+    stream.read_exact(&mut begun).unwrap();
+    gvproxy.signal(Signal::STOP);
+    // The guest is as it was, but for the line, which takes no more.
+    guest.run("echo still here");
+    guest.expect("still here");
+    gvproxy.signal(Signal::CONT);
+    assert_eq!(std::io::copy(&mut stream, &mut std::io::sink()).unwrap(), 15 << 20);
+    drop(stream);
+    guest.expect("sent");
+    assert_eq!(guest.end()["link_changes"], 0);
+}
+
+#[test]
+fn peer_that_is_killed_takes_the_link_down_and_another_takes_it_up() {
+    for (option, scheme, kind) in [("-listen-qemu", "unix", "stream"), ("-listen-vfkit", "unixgram", "dgram")] {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("gvproxy");
+        let Some(gvproxy) = Program::gvproxy(option, scheme, &socket) else { return };
+        let Some(mut guest) = Guest::boot(&format!("{kind}={}", socket.display()), directory.path()) else { return };
+        drop(gvproxy);
+        // Who sends datagrams notices by sending one.
+        guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do ping -c 1 -W 1 192.168.127.1 >/dev/null; done; echo down");
+        guest.expect("down");
+        std::fs::remove_file(&socket).unwrap();
+        let Some(_gvproxy) = Program::gvproxy(option, scheme, &socket) else { return };
+        guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done; echo up");
+        guest.expect("up");
+        transfer_both_ways(&mut guest, GVPROXY_HOST, 1);
+        assert_eq!(guest.end()["link_changes"], 2, "{kind}");
+    }
+}
+
+/// For this thread and the processes that it starts.
+#[expect(unsafe_code, reason = "so is `unshare`")]
+fn unshare_network() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: the descriptors that this thread shares with others stay shared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+}
+
+#[test]
+fn tap_connects_the_guest_with_the_host_and_large_frames_go_through_whole() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
+        eprintln!("skipped: only root makes network namespaces and interfaces, where there is /dev/net/tun");
+        return;
+    }
+    let test = || {
+        unshare_network();
+        let directory = tempfile::tempdir().unwrap();
+        let Some(mut guest) = Guest::boot_alone("tap=mini0", directory.path()) else { return };
+        let status = Command::new("sh").args(["-c", "ip link set mini0 up; ip addr add 203.0.113.1/24 dev mini0"]).status();
+        assert!(status.unwrap().success());
+        guest.run("ip addr add 203.0.113.2/24 dev eth0; echo up");
+        guest.expect("up");
+        transfer_both_ways(&mut guest, "203.0.113.1", mebibytes());
+        let counters = guest.end();
+        let count = |name: &str| counters[name].as_u64().unwrap();
+        assert_eq!((count("segments"), count("checksums"), count("malformed")), (0, 0, 0), "the kernel does that");
+        let bytes = mebibytes() << 20;
+        assert!(count("frames_out") < bytes / 3000, "frames of the guest: {counters}");
+        assert!(count("frames_in") < bytes / 3000, "frames for the guest: {counters}");
+    };
+    std::thread::scope(|scope| scope.spawn(test).join().unwrap());
+}
+
+#[test]
+fn network_that_nobody_serves_does_not_hold_up_the_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("silent");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let net = format!("stream={}", path.display());
+    let output = session::output_of(session::boot("soft", &["--net", &net]), "cat /sys/class/net/eth0/operstate\n");
+    assert_eq!(output, "up\n");
+}
+
+#[test]
+fn address_is_the_machines_own_and_the_same_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("silent");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let address = |net: &str| {
+        session::output_of(session::boot("soft", &["--net", net]), "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu\n")
+    };
+    let net = format!("stream={}", path.display());
+    let first = address(&net);
+    assert_eq!(first, address(&net));
+    assert!(first.ends_with(":\n1500\n") || first.ends_with("\n1500\n"), "{first}");
+    assert_eq!(address(&format!("{net},mac=52:54:00:ab:cd:ef,mtu=9000")), "52:54:00:ab:cd:ef\n9000\n");
 }
