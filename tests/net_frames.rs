@@ -456,7 +456,8 @@ fn tap_connects_the_guest_with_the_host_and_large_frames_go_through_whole() {
         unshare_network();
         let directory = tempfile::tempdir().unwrap();
         let Some(mut guest) = Guest::boot_alone("tap=mini0", directory.path()) else { return };
-        let status = Command::new("sh").args(["-c", "ip link set mini0 up; ip addr add 203.0.113.1/24 dev mini0"]).status();
+        let status =
+            Command::new("sh").args(["-c", "ip link set mini0 up; ip addr add 203.0.113.1/24 dev mini0"]).status();
         assert!(status.unwrap().success());
         guest.run("ip addr add 203.0.113.2/24 dev eth0; echo up");
         guest.expect("up");
@@ -487,7 +488,10 @@ fn address_is_the_machines_own_and_the_same_each_time() {
     let path = directory.path().join("silent");
     let _listener = UnixListener::bind(&path).unwrap();
     let address = |net: &str| {
-        session::output_of(session::boot("soft", &["--net", net]), "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu\n")
+        session::output_of(
+            session::boot("soft", &["--net", net]),
+            "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu\n",
+        )
     };
     let net = format!("stream={}", path.display());
     let first = address(&net);

@@ -282,7 +282,7 @@ impl TcpFlows {
     }
 
     /// Takes `buffer_bytes` twice from the budget.
-    fn take_buffers(&mut self) -> usize {
+    pub(super) fn take_buffers(&mut self) -> usize {
         let share = (TCP_BUFFER_BUDGET_BYTES - self.budget_used) / TCP_BUDGET_SHARE / 2;
         let rounded = share.checked_ilog2().map_or(0, |log2| 1 << log2);
         let bytes = rounded.clamp(TCP_MIN_BUFFER_BYTES, TCP_MAX_BUFFER_BYTES);
