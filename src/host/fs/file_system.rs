@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use minivmm_devices::virtio::fs::attr::{Attr, SetAttr, StatFs, mode};
@@ -180,6 +181,15 @@ impl Share {
         }
     }
 
+    /// Whether the guest knows all that it would be told of an entry: the file, with this one name, and it is watched.
+    fn is_kept(child: &Node, listed: &Listed<'_>, out: &DirectoryWriter<'_>) -> bool {
+        child.identity.ino == listed.ino
+            && child.file_type != mode::DIRECTORY
+            && !child.has_links.load(Ordering::Relaxed)
+            && child.lookups() > 0
+            && out.is_kept(child.id)
+    }
+
     /// One entry of a READDIRPLUS, looked up: by a call, unless the host said all of it with the listing. Whether it is done: there may be
     /// no room for it.
     fn list_with_attributes(
@@ -191,6 +201,12 @@ impl Share {
     ) -> bool {
         let directory = opened.descriptor.as_fd();
         let name = next.name;
+        if let Some(child) = opened.node.child(name).filter(|child| Self::is_kept(child, listed, out)) {
+            let record = child.state().seen.and_then(|seen| seen.record);
+            let stands_for = record.filter(super::ownership::Record::is_placeholder);
+            let file_type = stands_for.map_or(child.file_type, |record| record.mode & mode::TYPE);
+            return out.push(&Listed { file_type, ..*listed });
+        }
         let found = next
             .stat
             .map_or_else(|| system::stat_at(directory, name), Ok)
@@ -396,7 +412,7 @@ impl FileSystem for Share {
         let reservation = self.budget.reserve()?;
         let descriptor = self.descriptor(&node)?;
         let fd = system::reopen_directory(descriptor.as_fd())?;
-        let listing = Listing::new(self.has_placeholders(fd.as_fd()));
+        let listing = Listing::new(self.view.is_none().then_some(false));
         let descriptor = Descriptor::new(fd, reservation);
         node.opened(&descriptor);
         Ok(self.handles.insert(Opened { node, descriptor, listing: Some(Mutex::new(listing)) }))
@@ -408,6 +424,9 @@ impl FileSystem for Share {
         // Held across the calls: one open directory has one position on the host, and so one reader at a time; no other takes it.
         let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.seek(offset);
+        if !out.wants_attributes() {
+            listing.look_for_placeholders(|| self.has_placeholders(opened.descriptor.as_fd()));
+        }
         let result = self.list_into(&opened, &mut listing, out);
         listing.settle();
         result

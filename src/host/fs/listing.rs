@@ -48,8 +48,9 @@ pub struct Listing {
     is_whole: bool,
     /// Whether the host has just said that there is no more: the guest asks once more than it has to.
     is_at_end: bool,
-    /// Whether files of the directory may stand for something else: then a listing alone does not tell what a regular file is.
-    has_placeholders: bool,
+    /// Whether files of the directory may stand for something else: then a listing alone does not tell what a regular file is. `None` until
+    /// somebody has looked.
+    has_placeholders: Option<bool>,
 }
 
 /// An entry that is next.
@@ -69,7 +70,7 @@ pub struct Next<'a> {
 
 impl Listing {
     /// Of a directory that has just been opened.
-    pub fn new(has_placeholders: bool) -> Self {
+    pub fn new(has_placeholders: Option<bool>) -> Self {
         let (items, names) = (Vec::new(), Vec::new());
         Self {
             items,
@@ -84,6 +85,11 @@ impl Listing {
             is_whole: false,
             has_placeholders,
         }
+    }
+
+    /// Has `look` find out whether files of the directory may stand for something else, if nobody has.
+    pub fn look_for_placeholders(&mut self, look: impl FnOnce() -> bool) {
+        self.has_placeholders.get_or_insert_with(look);
     }
 
     /// Goes to `offset`: 0, or the one of an earlier entry. Starting again from 0 reads the directory anew.
@@ -119,7 +125,7 @@ impl Listing {
         let Some(item) = self.items.get(self.at) else { return Ok(None) };
         let name = self.names.get(item.name.0..item.name.1).and_then(|name| CStr::from_bytes_with_nul(name).ok());
         let name = name.unwrap_or_default();
-        let is_unsure = self.has_placeholders && item.file_type == mode::FILE;
+        let is_unsure = self.has_placeholders != Some(false) && item.file_type == mode::FILE;
         let file_type = if is_unsure { 0 } else { item.file_type };
         let stat = self.stats.get(self.at).copied().flatten();
         Ok(Some(Next { name, ino: item.ino, offset: item.next, file_type, stat }))
@@ -213,7 +219,7 @@ mod tests {
             std::fs::write(directory.path().join(i.to_string()), b"").unwrap();
         }
         let open = std::fs::File::open(directory.path()).unwrap();
-        let mut listing = Listing { takes_whole: true, ..Listing::new(false) };
+        let mut listing = Listing { takes_whole: true, ..Listing::new(Some(false)) };
         listing.seek(0);
         let mut seen = names(&mut listing, open.as_fd(), 40);
         for name in seen.iter().filter(|name| !name.starts_with('.')) {

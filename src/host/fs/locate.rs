@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use minivmm_devices::virtio::fs::attr::{Attr, mode};
 use minivmm_devices::virtio::fs::errno::Errno;
@@ -137,6 +138,7 @@ impl Share {
 
     /// What the guest is told of `node`, which `stat` is of. No call unless ownership is laid over the host's.
     pub(super) fn shown(&self, node: &Arc<Node>, stat: &Stat, reach: Reach<'_>) -> Attr {
+        node.has_links.store(stat.nlink > 1, Ordering::Relaxed);
         let parent_mount = node.state().place.as_ref().map_or(stat.identity.mount, |place| place.parent.identity.mount);
         match &self.view {
             None => stat.attr(parent_mount),

@@ -63,6 +63,8 @@ pub struct Node {
     pub identity: Identity,
     /// Its type on the host.
     pub file_type: u32,
+    /// Whether it had more names than one when it was last looked at.
+    pub has_links: AtomicBool,
     /// Whether its descriptor was used since the budget last looked.
     pub is_used: AtomicBool,
     /// Changed under the lock of its identity's shard.
@@ -81,6 +83,7 @@ impl Node {
             id,
             identity: stat.identity,
             file_type: stat.file_type(),
+            has_links: AtomicBool::new(stat.nlink > 1),
             is_used: AtomicBool::new(false),
             lookups: AtomicU64::new(lookups),
             state: Mutex::default(),

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::{Dirent, EntryOut};
 use super::attr::mode;
-use super::file_system::Entry;
+use super::file_system::{Entry, NodeId};
 
 /// Collects entries up to the size that the guest asked for. A back end fills it in [`FileSystem::readdir`].
 ///
@@ -16,6 +16,8 @@ pub struct DirectoryWriter<'a> {
     limit: usize,
     /// What a READDIRPLUS says of an entry; `None` for a READDIR.
     encode: Option<&'a dyn Fn(&Entry) -> EntryOut>,
+    /// What the guest knows of nodes already.
+    keeps: Option<&'a dyn Fn(NodeId) -> bool>,
 }
 
 impl fmt::Debug for DirectoryWriter<'_> {
@@ -40,12 +42,25 @@ pub struct Listed<'n> {
 impl<'a> DirectoryWriter<'a> {
     /// Appends to `bytes`, which is empty, up to `limit` bytes, without attributes.
     pub fn names(bytes: &'a mut Vec<u8>, limit: usize) -> Self {
-        Self { bytes, limit, encode: None }
+        Self { bytes, limit, encode: None, keeps: None }
     }
 
     /// As [`Self::names`], with attributes; `encode` adds to an entry what is not the back end's to say.
     pub fn with_attributes(bytes: &'a mut Vec<u8>, limit: usize, encode: &'a dyn Fn(&Entry) -> EntryOut) -> Self {
-        Self { bytes, limit, encode: Some(encode) }
+        Self { bytes, limit, encode: Some(encode), keeps: None }
+    }
+
+    /// With attributes, except of nodes of which `keeps` says that the guest may keep for long what it was told of them.
+    #[must_use]
+    pub fn unless_kept(self, keeps: &'a dyn Fn(NodeId) -> bool) -> Self {
+        Self { keeps: Some(keeps), ..self }
+    }
+
+    /// Whether the guest need not be told of `node` again, which it knows by the name that is listed and which is no directory: then the
+    /// entry may come with [`Self::push`], and the guest goes by what it has.
+    #[must_use]
+    pub fn is_kept(&self, node: NodeId) -> bool {
+        self.keeps.is_some_and(|keeps| keeps(node))
     }
 
     /// Whether the guest wants attributes: entries are looked up.

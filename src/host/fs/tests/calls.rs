@@ -90,6 +90,29 @@ fn readdirplus_costs_one_call_an_entry_and_two_a_directory() {
 }
 
 #[test]
+fn readdirplus_costs_two_calls_a_directory_whose_files_the_guest_may_keep() {
+    let shared = with_file(Ownership::Host);
+    for i in 0..98 {
+        std::fs::write(shared.path(&i.to_string()), b"").unwrap();
+        shared.walk(&i.to_string());
+    }
+    std::fs::create_dir(shared.path("directory")).unwrap();
+    std::fs::hard_link(shared.path("a"), shared.path("linked")).unwrap();
+    for name in ["directory", "linked", "a"] {
+        shared.walk(name);
+    }
+    let handle = shared.share.opendir(ROOT).unwrap();
+    let (encode, keeps) = (|_: &Entry| EntryOut::default(), |_| true);
+    let mut bytes = Vec::new();
+    let count = calls(&shared, || {
+        let mut out = DirectoryWriter::with_attributes(&mut bytes, 1 << 20, &encode).unless_kept(&keeps);
+        shared.share.readdir(ROOT, handle, 0, &mut out).unwrap();
+    });
+    // Of 102 entries beside `.` and `..`, one is a directory, and two are a file with two names.
+    assert_eq!((parse(&bytes, size_of::<EntryOut>()).len(), count), (104, 3 + 2));
+}
+
+#[test]
 fn open_and_create_cost_few_calls() {
     let shared = with_file(Ownership::Host);
     let node = shared.walk("a").node;
