@@ -105,7 +105,7 @@ const INITRAMFS_FILES: [(&str, u32, &str); 1] = [("init", 0o755, include_str!(".
 const INITRAMFS_APPLETS: [&str; 6] = ["mkdir", "modprobe", "mount", "sh", "sleep", "switch_root"];
 
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 14] = [
+const GUEST_FILES: [(&str, u32, &str); 15] = [
     ("etc/inittab", 0o644, include_str!("../../guest/docker/inittab")),
     ("usr/lib/minivmm/start", 0o755, include_str!("../../guest/docker/start")),
     ("usr/lib/minivmm/stop", 0o755, include_str!("../../guest/docker/stop")),
@@ -115,6 +115,7 @@ const GUEST_FILES: [(&str, u32, &str); 14] = [
     ("usr/lib/minivmm/requests", 0o755, include_str!("../../guest/docker/requests")),
     ("usr/lib/minivmm/docker-proxy", 0o755, include_str!("../../guest/docker/docker-proxy")),
     ("usr/lib/minivmm/publish", 0o755, include_str!("../../guest/docker/publish")),
+    ("usr/lib/minivmm/shares", 0o755, include_str!("../../guest/shares")),
     ("usr/lib/minivmm/power-key", 0o755, include_str!("../../guest/power-key")),
     ("etc/containerd/config.toml", 0o644, include_str!("../../guest/docker/containerd.toml")),
     ("etc/profile", 0o644, include_str!("../../guest/profile")),
@@ -408,6 +409,7 @@ fn complete(tree: &mut Tree, busybox: Vec<u8>) -> Result<(), ShellError> {
             tree.symlink(&path, "busybox");
         }
     }
+    tree.file("usr/lib/minivmm/agent", 0o755, crate::agent::PROGRAM.to_vec());
     for (path, permissions, content) in GUEST_FILES {
         tree.file(path, u16::try_from(permissions).unwrap_or(0), content.as_bytes().to_vec());
     }

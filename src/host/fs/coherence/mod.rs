@@ -345,3 +345,6 @@ impl Coherence for ShareWatch {
         self.known().pretences.get(&(directory, name.as_c_str().to_owned())).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;
