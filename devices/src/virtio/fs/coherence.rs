@@ -35,7 +35,7 @@ pub trait Coherence: Send + Sync {
     /// The guest itself has tried to; called once for each [`Self::changing_name`].
     fn changed_name(&self, directory: NodeId, name: Name<'_>);
 
-    /// The guest itself has changed content or attributes of `node`.
+    /// The guest itself has changed content or attributes of `node`, in a way after which its kernel asks for them again.
     fn changed_content(&self, node: NodeId);
 
     /// The guest unmounted or went away: it knows nothing any more.

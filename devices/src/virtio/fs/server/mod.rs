@@ -494,11 +494,8 @@ impl Act<'_> {
         let done = self.dispatch(operation);
         names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name));
         match *operation {
-            Operation::Setattr(..)
-            | Operation::Fallocate { .. }
-            | Operation::Setxattr(..)
-            | Operation::Removexattr(..)
-            | Operation::Open(..) => coherence.changed_content(node),
+            Operation::Setattr(..) | Operation::Fallocate { .. } => coherence.changed_content(node),
+            Operation::Open(flags) if flags.truncate => coherence.changed_content(node),
             Operation::CopyFileRange { to, .. } => coherence.changed_content(to.node),
             Operation::Link { node: of, .. } => coherence.changed_content(of),
             _ => {}
