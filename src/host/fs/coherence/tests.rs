@@ -159,7 +159,8 @@ fn name_that_the_guest_is_changing_waits() {
     while guest.watch.counters.reports.load(Ordering::Relaxed) < 4 {
         std::thread::yield_now();
     }
-    guest.look_up(c"slow");
+    let node = guest.look_up(c"slow");
+    guest.watch.changed_content(node);
     guest.watch.changed_name(NodeId::ROOT, name);
     assert_eq!(guest.told(), (Kind::Created, 1, "other".to_owned()));
 }
