@@ -317,7 +317,7 @@ impl Coherence for ShareWatch {
         }
     }
 
-    fn changed_name(&self, directory: NodeId, name: Name<'_>) {
+    fn changed_name(&self, directory: NodeId, name: Name<'_>, is_new: bool) {
         if self.known().changing_names.is_empty() {
             return;
         }
@@ -326,7 +326,8 @@ impl Coherence for ShareWatch {
         let end = wall_clock();
         let mut known = self.known();
         if let Some(node) = named {
-            let content = known.own_changes.get(&node).and_then(|own| own.content);
+            let before = known.own_changes.get(&node).and_then(|own| own.content);
+            let content = if is_new { Some(end) } else { before };
             known.own_changes.insert(node, OwnChanges { content, any: end }, Instant::now());
         }
         let key = (directory, name.as_c_str().to_owned());

@@ -134,14 +134,14 @@ fn what_the_guest_does_is_no_news() {
     let creation = Creation { mode: 0o644, caller: Default::default(), umask: 0 };
     let (entry, handle) = guest.share.create(NodeId::ROOT, name, flags, &creation).unwrap();
     guest.watch.learned(NodeId::ROOT, entry.node);
-    guest.watch.changed_name(NodeId::ROOT, name);
+    guest.watch.changed_name(NodeId::ROOT, name, true);
     fs::write(guest.path("own"), "as if by the guest").unwrap();
     guest.watch.changed_content(entry.node);
     guest.share.release(entry.node, handle).unwrap();
     assert_eq!(guest.end(), []);
     guest.watch.changing_name(NodeId::ROOT, name);
     guest.share.unlink(NodeId::ROOT, name).unwrap();
-    guest.watch.changed_name(NodeId::ROOT, name);
+    guest.watch.changed_name(NodeId::ROOT, name, true);
     fs::remove_file(guest.path("end")).unwrap();
     // The directory was looked at for the first "end"; nothing is said of "own".
     assert!(guest.end().iter().all(|(_, _, name)| name != "own"));
@@ -159,9 +159,8 @@ fn name_that_the_guest_is_changing_waits() {
     while guest.watch.counters.reports.load(Ordering::Relaxed) < 4 {
         std::thread::yield_now();
     }
-    let node = guest.look_up(c"slow");
-    guest.watch.changed_content(node);
-    guest.watch.changed_name(NodeId::ROOT, name);
+    guest.look_up(c"slow");
+    guest.watch.changed_name(NodeId::ROOT, name, true);
     assert_eq!(guest.told(), (Kind::Created, 1, "other".to_owned()));
 }
 

@@ -492,7 +492,11 @@ impl Act<'_> {
         };
         names.into_iter().flatten().for_each(|(directory, name)| coherence.changing_name(directory, name));
         let done = self.dispatch(operation);
-        names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name));
+        let is_new = matches!(
+            operation,
+            Operation::Create(..) | Operation::Mknod(..) | Operation::Mkdir(..) | Operation::Symlink(..)
+        );
+        names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name, is_new));
         match *operation {
             Operation::Setattr(..) | Operation::Fallocate { .. } => coherence.changed_content(node),
             Operation::Open(flags) if flags.truncate => coherence.changed_content(node),

@@ -241,7 +241,7 @@ impl Coherence for Watcher {
 
     fn changing_name(&self, _: NodeId, _: Name<'_>) {}
 
-    fn changed_name(&self, _: NodeId, _: Name<'_>) {}
+    fn changed_name(&self, _: NodeId, _: Name<'_>, _: bool) {}
 
     fn changed_content(&self, _: NodeId) {}
 
