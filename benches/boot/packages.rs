@@ -24,6 +24,7 @@ pub fn add(archive: &mut Archive, cache: &Path) -> Result<(), Box<dyn Error>> {
     let keyring = Keyring::of_host(Path::new("/"))?;
     fs::create_dir_all(cache)?;
     let access = Access {
+        architecture: "arm64",
         client: &client,
         keyring: &keyring,
         directory: cache,

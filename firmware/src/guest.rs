@@ -24,6 +24,8 @@ pub mod docker {
     pub const REQUEST_PORT: u32 = 2376;
     /// vsock port of the host: one line for each published port, which stays published while the connection lasts (`publish`).
     pub const PUBLISH_PORT: u32 = 2377;
+    /// Begins a word of the command line for each shared folder: its tag, a colon, and its path in base64.
+    pub const SHARE: &str = "minivmm.share=";
     /// Begins a line on the console by which the guest says how far it is, and is followed by a word and, for [`FAILED`], text.
     pub const REPORT: &str = "minivmm: ";
     /// The word of a report that ends everything.
@@ -44,6 +46,7 @@ pub mod docker {
         fn scripts_use_the_same_ports() {
             assert!(START.contains(&format!("VSOCK-LISTEN:{API_PORT},")));
             assert!(START.contains(&format!("VSOCK-LISTEN:{REQUEST_PORT},")));
+            assert!(START.contains(&format!("    {SHARE}*)")));
             assert!(PROXY.contains(&format!("VSOCK-CONNECT:2:{PUBLISH_PORT} ")));
         }
 

@@ -5,8 +5,6 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use crate::config::MemorySize;
 
 /// The most that a new disk may hold, where nobody says.
@@ -75,13 +73,23 @@ pub fn prepare(path: &Path, wanted: Option<MemorySize>) -> Result<u64, DataDiskE
 }
 
 fn check_space(path: &Path, file: &File) -> Result<(), DataDiskError> {
-    // A file system that does not tell is believed to have room.
-    let Ok(space) = rustix::fs::fstatvfs(file) else { return Ok(()) };
-    let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-    if free_bytes < LOW_SPACE_BYTES {
-        return Err(DataDiskError::HostFull { path: path.to_owned(), free_bytes });
+    match free_bytes(file) {
+        Some(free_bytes) if is_low(free_bytes) => Err(DataDiskError::HostFull { path: path.to_owned(), free_bytes }),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// What the host's file system under `file` has left, where it tells.
+#[must_use]
+pub fn free_bytes(file: &File) -> Option<u64> {
+    let space = rustix::fs::fstatvfs(file).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Whether so little is left that the guest will soon fail to write.
+#[must_use]
+pub fn is_low(free_bytes: u64) -> bool {
+    free_bytes < LOW_SPACE_BYTES
 }
 
 /// What the disk at `path` takes of the host, in bytes.
@@ -89,12 +97,6 @@ fn check_space(path: &Path, file: &File) -> Result<(), DataDiskError> {
 pub fn used_bytes(path: &Path) -> Option<u64> {
     // POSIX leaves the unit open; it is 512 on every host that we know.
     std::fs::metadata(path).ok().map(|metadata| metadata.blocks() * 512)
-}
-
-/// Whether `error` is a host without room.
-#[must_use]
-pub fn is_full(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
 }
 
 #[cfg(test)]
@@ -124,6 +126,15 @@ mod tests {
         let error = prepare(&path, size("2G")).unwrap_err();
         assert!(error.to_string().starts_with("the data disk has 3 GiB and does not get smaller"), "{error}");
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 << 30);
+    }
+
+    #[test]
+    fn host_with_little_room_is_told_apart() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(free_bytes(&file).is_some());
+        assert!(is_low(LOW_SPACE_BYTES - 1) && !is_low(LOW_SPACE_BYTES));
+        let error = DataDiskError::HostFull { path: "/d".into(), free_bytes: 3 << 20 };
+        assert_eq!(error.to_string(), "there is no room for the data disk: 3 MiB left on the file system of /d");
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Status {
     pub state: String,
     /// What went wrong, where something did.
     pub problem: Option<String>,
+    /// What goes on, but not for long.
+    pub warning: Option<String>,
     /// Of minivmm.
     pub version: String,
     /// vCPUs.

@@ -11,6 +11,9 @@ pub mod fs;
 #[cfg_attr(target_os = "linux", path = "hole_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "hole_portable.rs")]
 mod hole;
+#[cfg_attr(target_os = "linux", path = "interface_index_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "interface_index_portable.rs")]
+mod interface_index;
 #[cfg_attr(target_os = "linux", path = "large_pages_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "large_pages_portable.rs")]
 pub mod large_pages;

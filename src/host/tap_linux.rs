@@ -21,7 +21,7 @@ use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
 use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::net::copy_frame;
+use super::net::peer::copy as copy_frame;
 use crate::event::Edges;
 use crate::host::vectors;
 

@@ -31,7 +31,7 @@ use super::spec::MachineSpec;
 use super::{BootEvents, ConsoleLink, Links};
 use crate::config::ShareOption;
 use crate::host::disk::{DiskError, RawDisk};
-use crate::host::fs::{Corrector, ShareError};
+use crate::host::fs::{Corrector, ShareError, ShareWatch};
 use crate::host::net::NetLink;
 use crate::host::vsock::VsockLink;
 use crate::hypervisor::{GuestIo, Hypervisor, HypervisorError, InterruptInputs, Irqchip, Vm, VmSpec};
@@ -81,8 +81,8 @@ pub struct Board {
     console: ConsolePort,
     disks: Vec<Arc<BlkCounters>>,
     net: Option<NetPort>,
-    /// By the device's name.
-    shares: Vec<(String, Arc<FsCounters>)>,
+    /// By the device's name; with who watches it.
+    shares: Vec<SharedFolder>,
     /// Runs as long as the shares are served.
     _coherence: Option<Corrector>,
     vsock: Option<Arc<VsockCounters>>,
@@ -193,8 +193,8 @@ impl Board {
         if let Some(port) = &self.net {
             report.add_device(NET_NAME, &net_counters(port.counters()));
         }
-        for (name, counters) in &self.shares {
-            shares::report(report, name, counters);
+        for (name, counters, watch) in &self.shares {
+            shares::report(report, name, counters, watch.as_deref());
         }
         if let Some(counters) = &self.vsock {
             report.add_device(VSOCK_NAME, &vsock_counters(counters));
@@ -215,6 +215,9 @@ impl Board {
         }
     }
 }
+
+/// What is reported of a shared folder: name of its device, what its server did, who watches it.
+type SharedFolder = (String, Arc<FsCounters>, Option<Arc<ShareWatch>>);
 
 const NET_NAME: &str = "virtio net";
 
@@ -364,11 +367,12 @@ impl Parts {
         share: shares::Watched,
         option: &ShareOption,
         queue_count: u16,
-    ) -> Result<(String, Arc<FsCounters>), BuildError> {
+    ) -> Result<SharedFolder, BuildError> {
+        let watch = share.watch.clone();
         let device = shares::device(share, option, queue_count);
         let (name, counters) = (format!("virtio fs {}", option.tag), device.counters());
         self.add_virtio(name.clone(), Box::new(device))?;
-        Ok((name, counters))
+        Ok((name, counters, watch))
     }
 
     fn add_vsock(&mut self, link: &VsockLink) -> Result<Arc<VsockCounters>, BuildError> {

@@ -32,7 +32,7 @@ pub(super) fn open(options: &[ShareOption]) -> Result<Vec<Share>, ShareError> {
 #[derive(Debug)]
 pub(super) struct Watched {
     share: Arc<Share>,
-    watch: Option<Arc<ShareWatch>>,
+    pub watch: Option<Arc<ShareWatch>>,
 }
 
 /// Watches `shares` for an agent that comes in at `door`.
@@ -65,7 +65,7 @@ pub(super) fn device(share: Watched, option: &ShareOption, queue_count: u16) -> 
 }
 
 /// Adds what a share's server did, with one object of requests and one of system calls by opcode.
-pub(super) fn report(report: &mut Report, name: &str, counters: &FsCounters) {
+pub(super) fn report(report: &mut Report, name: &str, counters: &FsCounters, watch: Option<&ShareWatch>) {
     let named = [
         ("unknown_requests", &counters.unknown),
         ("errors", &counters.errors),
@@ -73,9 +73,13 @@ pub(super) fn report(report: &mut Report, name: &str, counters: &FsCounters) {
         ("bytes_written", &counters.bytes_written),
         ("kept_cache", &counters.kept_cache),
         ("wakeups", &counters.wakeups),
+        ("polled", &counters.polled),
         ("handed_off", &counters.handed_off),
         ("workers", &counters.workers),
     ];
+    if let Some(watch) = watch {
+        report.add_device(name, &watch.counters());
+    }
     report.add_device(name, &named.map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).to_vec());
     let requests: Counters = counters.by_opcode().map(|(opcode, requests, _)| (opcode, requests)).collect();
     let syscalls: Counters = counters.by_opcode().map(|(opcode, _, syscalls)| (opcode, syscalls)).collect();

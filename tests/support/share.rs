@@ -1,11 +1,13 @@
 //! Guests with a shared folder and the programs of [`system`](super::system): a shell in there, whose share is `/share`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -141,6 +143,36 @@ impl Guest {
     pub fn counters(&mut self) -> serde_json::Value {
         let _ = fs::remove_file(&self.stats);
         session::stats(&mut self.child, &self.stats, 0)["devices"]["virtio fs share"].clone()
+    }
+
+    /// Ends the agent in the guest for good, as in a guest that has none.
+    pub fn without_the_agent(&mut self) {
+        self.wait_for_the_agent();
+        // First who would start another one.
+        let kill =
+            |name: &str| format!("kill -9 $(cat /proc/[0-9]*/stat | sed -n 's/^\\([0-9]*\\) ({name}) .*/\\1/p')");
+        self.run(&format!("{}; {}", kill("shares"), kill("agent")));
+        let bound = Instant::now() + Duration::from_secs(60);
+        while self.counters()["is_corrected"] != 0 {
+            assert!(Instant::now() < bound, "the agent lives");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Requests that the share's server had, by opcode.
+    pub fn requests(&mut self) -> BTreeMap<String, u64> {
+        let counters = self.counters();
+        let requests = counters["requests"].as_object().unwrap();
+        requests.iter().map(|(opcode, count)| (opcode.clone(), count.as_u64().unwrap())).collect()
+    }
+
+    /// Waits until the agent in the guest corrects what it caches.
+    pub fn wait_for_the_agent(&mut self) {
+        let bound = Instant::now() + Duration::from_secs(60);
+        while self.counters()["is_corrected"] != 1 {
+            assert!(Instant::now() < bound, "there is no agent");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The machine's process.

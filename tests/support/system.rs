@@ -156,9 +156,14 @@ fn unpack(cache: &Path, root: &Path) -> Result<()> {
     let keyring = Keyring::of_host(Path::new("/"))?;
     fs::create_dir_all(cache)?;
     let accept_expired = mirrors.accept_expired;
-    let now = SystemTime::now();
-    let access =
-        Access { client: &client, keyring: &keyring, directory: cache, now, accept_expired, architecture: "arm64" };
+    let access = Access {
+        client: &client,
+        architecture: "arm64",
+        keyring: &keyring,
+        directory: cache,
+        now: SystemTime::now(),
+        accept_expired,
+    };
     let mut repository = Err("no Debian mirror is configured".into());
     for url in &mirrors.urls {
         repository = Repository::open(&access, url, RELEASE, &NoProgress).map_err(Box::<dyn Error>::from);

@@ -72,14 +72,38 @@ pub struct Queue {
     unsignalled: bool,
     /// The used ring's index then.
     told: u16,
+    /// Memory of chains that were completed, for those that come: at most [`MAX_SPARE`].
+    spare: Vec<[Vec<Segment>; 2]>,
+}
+
+/// Chains whose memory is kept, of as many segments as a request of 1 MiB has.
+const MAX_SPARE: usize = 8;
+const MAX_SPARE_SEGMENTS: usize = 512;
+
+/// Looks for chains that the driver has made available since, without the queue.
+#[derive(Debug)]
+pub struct AvailWatch {
+    memory: GuestMemory,
+    /// Where the available ring's `idx` is.
+    address: GuestAddress,
+    next: u16,
+}
+
+impl AvailWatch {
+    /// Whether there are any, or something is wrong, which the queue finds when it looks.
+    #[must_use]
+    pub fn sees_more(&self) -> bool {
+        let index: Result<u16, _> = self.memory.load(self.address, Ordering::Acquire);
+        index.map_or(true, |index| u16::from_le(index) != self.next)
+    }
 }
 
 impl Queue {
     /// Takes over `ring`, queue number `index` of its device, set up by the driver.
     #[must_use]
     pub fn new(ring: virtio_queue::Queue, index: u16, memory: GuestMemory, interrupt: Arc<Interrupt>) -> Self {
-        let told = ring.next_used();
-        Self { ring, index, memory, interrupt, failed: false, unsignalled: false, told }
+        let (told, spare) = (ring.next_used(), Vec::with_capacity(MAX_SPARE));
+        Self { ring, index, memory, interrupt, failed: false, unsignalled: false, told, spare }
     }
 
     /// The number of descriptors.
@@ -118,7 +142,8 @@ impl Queue {
         let index = self.index;
         let ring = |source| QueueError::Ring { index, source };
         let Some(mut descriptors) = self.ring.iter(&self.memory).map_err(ring)?.next() else { return Ok(None) };
-        let mut chain = Chain { head: descriptors.head_index(), readable: Vec::new(), writable: Vec::new() };
+        let [readable, writable] = self.spare.pop().unwrap_or_default();
+        let mut chain = Chain { head: descriptors.head_index(), readable, writable };
         let mut continues = true;
         for descriptor in descriptors.by_ref() {
             continues = descriptor.has_next();
@@ -152,6 +177,14 @@ impl Queue {
         available.wrapping_sub(self.ring.next_avail()).min(self.ring.size())
     }
 
+    /// What sees chains that come from now on.
+    #[must_use]
+    pub fn watch(&self) -> AvailWatch {
+        // §2.7.6: flags, then idx.
+        let address = GuestAddress(self.ring.avail_ring().saturating_add(2));
+        AvailWatch { memory: self.memory.clone(), address, next: self.ring.next_avail() }
+    }
+
     /// Gives `chain` back, `written` bytes of its writable part filled.
     pub fn complete(&mut self, chain: Chain, written: u32) {
         if self.failed {
@@ -160,6 +193,12 @@ impl Queue {
         self.unsignalled = true;
         if let Err(source) = self.ring.add_used(&self.memory, chain.head, written) {
             self.fail(&QueueError::Ring { index: self.index, source });
+        }
+        let Chain { mut readable, mut writable, .. } = chain;
+        if self.spare.len() < MAX_SPARE && readable.capacity().max(writable.capacity()) <= MAX_SPARE_SEGMENTS {
+            readable.clear();
+            writable.clear();
+            self.spare.push([readable, writable]);
         }
     }
 

@@ -106,7 +106,7 @@ const PACKAGES: &str = "/dists/trixie/main/binary-arm64/Packages.xz";
 
 impl Fixture {
     fn new() -> Self {
-        let modules = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng"].map(|name| {
+        let modules = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "squashfs", "overlay"].map(|name| {
             (format!("usr/lib/modules/{VERSION}/kernel/{name}.ko.xz"), xz(&module("license=GPL\0depends=\0")))
         });
         let mut files: Vec<(String, Vec<u8>)> = modules.into();
@@ -127,6 +127,29 @@ impl Fixture {
         add("linux-image-cloud-arm64", "linux-image-6.12.1-cloud-arm64 (= 1)", "/pool/meta.deb", package(&[]));
         add("linux-image-6.12.1-cloud-arm64", "kmod, a | b", KERNEL_DEB, package(&files));
         add("busybox-static", "", "/pool/busybox.deb", package(&[("usr/bin/busybox", b"busybox")]));
+        type Program<'p> = (&'p str, &'p str, &'p [(&'p str, &'p [u8])]);
+        let programs: [Program<'_>; 13] = [
+            ("base-files", "awk", &[("usr/lib/os-release", b"NAME=x")]),
+            (
+                "docker.io",
+                "containerd, adduser, runc | crun",
+                &[("usr/sbin/dockerd", b"dockerd"), ("usr/share/doc/x", b"")],
+            ),
+            ("containerd", "libc6 (>= 2)", &[("usr/bin/containerd", b"containerd")]),
+            ("runc", "", &[("usr/sbin/runc", b"runc")]),
+            ("crun", "", &[("usr/bin/crun", b"crun")]),
+            ("libc6", "", &[("lib/ld.so", b"loader")]),
+            ("iptables", "", &[("usr/sbin/xtables-nft-multi", b"iptables")]),
+            ("docker-cli", "", &[]),
+            ("docker-buildx", "", &[]),
+            ("docker-compose", "", &[]),
+            ("ca-certificates", "openssl", &[("usr/share/ca-certificates/mozilla/a.crt", b"certificate")]),
+            ("e2fsprogs", "", &[]),
+            ("socat", "", &[]),
+        ];
+        for (name, depends, files) in programs {
+            add(name, depends, &format!("/pool/{name}.deb"), package(files));
+        }
         let packages = xz(index.as_bytes());
         let release = format!(
             "Suite: stable\nCodename: trixie\nValid-Until: Sat, 01 Jan 2050 00:00:00 UTC\nSHA256:\n {} {} main/binary-arm64/Packages.xz\n",
@@ -149,7 +172,11 @@ impl Fixture {
     }
 
     fn fetch_at(&self, now: SystemTime) -> Result<Bundle, BundleError> {
-        let spec = BundleSpec::new("shell", "trixie", Flavour::Cloud).unwrap();
+        self.fetch_as("shell", now)
+    }
+
+    fn fetch_as(&self, name: &str, now: SystemTime) -> Result<Bundle, BundleError> {
+        let spec = BundleSpec::new(name, "trixie", Flavour::Cloud).unwrap();
         let options = FetchOptions { mirrors: &self.mirrors, keyring: &self.keyring, now };
         self.store.fetch(&spec, &options, &NoProgress)
     }
@@ -184,6 +211,26 @@ fn fetched_bundle_is_found_listed_and_verified() {
     assert_eq!(bundle.manifest.sources.len(), 3);
     assert_eq!(fixture.store.list(), ["shell"]);
     assert_eq!(fixture.store.verify("shell").unwrap().manifest, bundle.manifest);
+}
+
+#[test]
+fn docker_bundle_has_a_root_of_what_is_needed_and_is_the_same_twice() {
+    let fixture = Fixture::new();
+    let fetch = || fixture.fetch_as("docker", SystemTime::now()).unwrap();
+    let bundle = fetch();
+    let sources: Vec<&str> = bundle.manifest.sources.iter().map(|source| source.package.as_str()).collect();
+    assert!(sources.contains(&"libc6") && sources.contains(&"runc") && !sources.contains(&"crun"), "{sources:?}");
+    let image = fs::File::open(bundle.root().unwrap()).unwrap();
+    let image = backhand::FilesystemReader::from_reader(BufReader::new(image)).unwrap();
+    let has = |path: &str| image.files().any(|node| node.fullpath == std::path::Path::new(path));
+    for path in ["/usr/lib/ld.so", "/usr/sbin/iptables", "/etc/ssl/certs/ca-certificates.crt", "/usr/lib/minivmm/start"]
+    {
+        assert!(has(path), "{path}");
+    }
+    assert!(!has("/usr/share/doc/x") && has("/var/lib/docker") && has("/usr/bin/sh"));
+    assert!(bundle.is_current());
+    assert_eq!(fixture.store.verify("docker").unwrap().manifest, bundle.manifest);
+    assert_eq!(fetch().manifest, bundle.manifest);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use minivmm_firmware::bundle::BundleStore;
-use minivmm_firmware::guest::docker::{API_PORT, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL};
+use minivmm_firmware::guest::docker::{API_PORT, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL, SHARE};
 use serde::{Deserialize, Serialize};
 
 use super::DockerError;
@@ -184,14 +184,16 @@ fn run_machine(
     publications.serve(blocking(&publish)?)?;
     let supervisor = Supervisor { state: state.clone(), board: board.clone(), folders, reports };
     let body = move || supervisor.run();
-    std::thread::Builder::new().name("supervisor".to_owned()).spawn(body).map_err(BootError::Thread)?;
+    let supervisor =
+        std::thread::Builder::new().name("supervisor".to_owned()).spawn(body).map_err(BootError::Thread)?;
 
     let outcome = boot::run_machine(machine, OnReset::Restart, None);
     io.stop();
     lock(&console).flush(OUTPUT_PATIENCE);
-    // The end of the pipe ends the journal.
+    // The end of the pipe ends the journal, and that the supervisor, which has then heard the guest's last words.
     drop(console);
     drop(journal.join());
+    drop(supervisor.join());
     match outcome? {
         ExitStatus::Success => Ok(()),
         _ => Err(DockerError::Failed("the guest's kernel panicked".to_owned())),
@@ -248,12 +250,21 @@ fn is_missing_version(port: &Port, error: &io::Error) -> bool {
         && rustix::io::Errno::from_io_error(error).is_some_and(|error| missing.contains(&error))
 }
 
+/// What the guest mounts the shared folder `index` by.
+fn tag(index: usize) -> String {
+    format!("share{index}")
+}
+
 fn files(options: &Options) -> Result<BootFiles, DockerError> {
     let bundle =
         BundleStore::of_user().and_then(|store| store.find(&options.bundle)).map_err(BundleCommandError::from)?;
     let registries = options.insecure_registries.iter().map(|name| format!(" minivmm.insecure={name}"));
+    let shares = options.shares.iter().zip(0..);
+    let shares =
+        shares.map(|(path, index)| format!(" {SHARE}{}:{}", tag(index), requests::base64(&path.to_string_lossy())));
     let gateway = UserOptions::default().gateway();
-    let cmdline = format!("loglevel=4 minivmm.gateway={gateway}{}", registries.collect::<String>());
+    let cmdline =
+        format!("loglevel=4 minivmm.gateway={gateway}{}{}", registries.collect::<String>(), shares.collect::<String>());
     Ok(BootFiles { kernel: bundle.kernel(), initrds: vec![bundle.initramfs()], cmdline, is_bundle: false })
 }
 
@@ -284,6 +295,12 @@ fn config(state: &StateDirectory, options: &Options) -> Config {
             VsockPath { port: API_PORT, path: state.api_socket() },
             VsockPath { port: REQUEST_PORT, path: state.request_socket() },
         ],
+        share: options
+            .shares
+            .iter()
+            .zip(0..)
+            .filter_map(|(path, index)| format!("{}:{}", path.display(), tag(index)).parse().ok())
+            .collect(),
         hypervisor: options.hypervisor.as_ref().and_then(|name| name.parse().ok()),
         cpu_tier: options.cpu_tier.as_ref().and_then(|name| name.parse().ok()),
         console: Some(ConsoleChoice::None),
@@ -344,7 +361,7 @@ impl StatusBoard {
         }
         self.change(|status| {
             status.state = if failed { "failed" } else { "stopped" }.to_owned();
-            (status.problem, status.published) = (problem, Vec::new());
+            (status.problem, status.warning, status.published) = (problem, None, Vec::new());
         });
     }
 }
@@ -410,11 +427,13 @@ impl Supervisor {
     /// Until the guest ends.
     fn watch(&self) {
         let mut right = ClockWatch::new(SystemTime::now(), Instant::now());
+        let disk = File::open(self.state.data_disk()).ok();
         loop {
             match self.reports.recv_timeout(clock::PERIOD) {
                 Ok(report) => self.note(report),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
+                    self.watch_space(disk.as_ref());
                     let (wall, monotonic) = (SystemTime::now(), Instant::now());
                     if right.is_off(wall, monotonic) {
                         match requests::set_clock(&self.state.request_socket(), wall) {
@@ -424,6 +443,21 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    /// Warns while the host has no room for what the guest writes.
+    fn watch_space(&self, disk: Option<&File>) {
+        let free = disk.and_then(data_disk::free_bytes).filter(|free| data_disk::is_low(*free));
+        let warning = free.map(|free| {
+            let free = MemorySize(free >> 20 << 20);
+            format!("the host's disk is nearly full ({free} left): containers will fail to write; make room, or prune")
+        });
+        if warning.is_some() != lock(&self.board.status).warning.is_some() {
+            if let Some(warning) = &warning {
+                tracing::warn!("{warning}");
+            }
+            self.board.change(|status| status.warning = warning);
         }
     }
 

@@ -80,6 +80,8 @@ pub enum DockerError {
     },
     #[error("cannot share {}: it is not a directory", .0.display())]
     ShareKind(PathBuf),
+    #[error("cannot share {}: the machine has its own, or the name has a comma", .0.display())]
+    ShareName(PathBuf),
     #[error("{0:?} is not the name of a registry")]
     Registry(String),
     #[error("the engine does not run; `minivmm docker start` starts it")]
@@ -213,7 +215,7 @@ fn current_status(state: &StateDirectory) -> Status {
             died.then(|| "the process was killed or crashed; what containers had written is safe".to_owned());
         status.state = "stopped".to_owned();
     }
-    status.published.clear();
+    (status.warning, status.published) = (None, Vec::new());
     status
 }
 
@@ -226,6 +228,9 @@ fn show_status(state: &StateDirectory, json: bool) -> Result<u8, DockerError> {
         writeln!(out, "state      {}", status.state)?;
         if let Some(problem) = &status.problem {
             writeln!(out, "problem    {problem}")?;
+        }
+        if let Some(warning) = &status.warning {
+            writeln!(out, "warning    {warning}")?;
         }
         if status.state == "running" {
             let socket = state.docker_socket();

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -103,12 +103,17 @@ pub fn run(state: &StateDirectory, arguments: Arguments) -> Result<(), DockerErr
 
 fn options(arguments: Arguments, bundle: String) -> Result<Options, DockerError> {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|_| !arguments.no_home);
+    // The home of a service may be no place to share, which nobody has asked for.
+    let home = home.filter(|home| home.canonicalize().is_ok_and(|home| !is_the_guests(&home)));
     let mut shares = Vec::new();
     for path in home.into_iter().chain(arguments.share) {
         // Links are resolved on the host, and the folder is at its real path in the guest.
         let real = path.canonicalize().map_err(|source| DockerError::Share { path: path.clone(), source })?;
         if !real.is_dir() {
             return Err(DockerError::ShareKind(real));
+        }
+        if is_the_guests(&real) || real.to_str().is_none_or(|path| path.contains([',', '\n'])) {
+            return Err(DockerError::ShareName(real));
         }
         shares.push(real);
     }
@@ -128,6 +133,27 @@ fn options(arguments: Arguments, bundle: String) -> Result<Options, DockerError>
         cpu_tier: arguments.cpu_tier,
         stats: arguments.stats.map(std::path::absolute).transpose()?,
     })
+}
+
+/// Whether the guest would lose a directory of its own to a folder of the host that is mounted at `path`.
+fn is_the_guests(path: &Path) -> bool {
+    const DIRECTORIES: [&str; 13] = [
+        "/",
+        "/bin",
+        "/boot",
+        "/data",
+        "/etc",
+        "/lib",
+        "/sbin",
+        "/tmp",
+        "/usr",
+        "/usr/bin",
+        "/usr/lib",
+        "/usr/sbin",
+        "/var",
+    ];
+    const TREES: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/usr/lib/minivmm"];
+    DIRECTORIES.iter().any(|own| path == Path::new(own)) || TREES.iter().any(|own| path.starts_with(own))
 }
 
 /// Starts the process in the background: its standard input has the options, its standard output what it has to say, and the rest is in

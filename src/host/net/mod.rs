@@ -11,7 +11,7 @@
 //! and takes the place of the old. Descriptors are watched by edges, so a network that is idle costs nothing.
 
 mod datagram;
-mod peer;
+pub(super) mod peer;
 mod stream;
 pub mod user;
 
@@ -24,8 +24,6 @@ use std::time::Instant;
 use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
 use minivmm_devices::virtio::net::{FrameIo, Net, NetPort};
 use minivmm_devices::virtio::spec::net::MacAddress;
-
-pub(super) use self::peer::copy as copy_frame;
 
 use self::datagram::DatagramPeer;
 use self::stream::StreamPeer;

@@ -5,6 +5,7 @@
 
 pub mod blk;
 pub mod fs;
+pub mod net;
 pub mod queue;
 pub mod registers;
 pub mod transport;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{blk, fs, queue, registers, transport, vsock};
+use super::{net, blk, fs, queue, registers, transport, vsock};
 use crate::testing::property::{config, script};
 
 proptest! {
@@ -56,5 +56,14 @@ proptest! {
     #[test]
     fn shared_folder_knows_what_the_guest_was_told_and_no_more(script in script::<fs::Script>(1500)) {
         fs::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+
+    #[test]
+    fn network_device_loses_only_what_lies(script in script::<net::Script>(1500)) {
+        net::run(&script);
     }
 }

@@ -28,8 +28,12 @@ pub trait Coherence: Send + Sync {
     /// The guest forgot `node`; its number comes to mean nothing.
     fn forgotten(&self, node: NodeId);
 
-    /// The guest itself is about to make, remove, move or replace `name` in `directory`: what the watcher hears of it is no news.
+    /// The guest itself is about to make, remove, move or replace `name` in `directory`: what the watcher hears of it is no news, and what
+    /// the guest knows of the name is not settled until [`Self::changed_name`].
     fn changing_name(&self, directory: NodeId, name: Name<'_>);
+
+    /// The guest itself has tried to; called once for each [`Self::changing_name`].
+    fn changed_name(&self, directory: NodeId, name: Name<'_>);
 
     /// The guest itself has changed content or attributes of `node`.
     fn changed_content(&self, node: NodeId);
@@ -40,6 +44,18 @@ pub trait Coherence: Send + Sync {
     /// Whether `pid` is the agent: what it "changes" is meant to make the guest look again and is answered without touching the host.
     fn is_agent(&self, pid: u32) -> bool;
 
-    /// Whether the agent is to find that there is no `name` in `directory`, so that it can make what the host has made.
-    fn hides(&self, directory: NodeId, name: Name<'_>) -> bool;
+    /// What the agent is to find where it looks up `name` in `directory`, if not what the host has.
+    fn pretence(&self, directory: NodeId, name: Name<'_>) -> Option<Pretence>;
+}
+
+/// What the agent finds, so that it can repeat before the guest's kernel what the host has done already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pretence {
+    /// Nothing: the agent is about to make what is there.
+    Absent,
+    /// Something that is there no more: the agent is about to remove it.
+    Present {
+        /// As a directory.
+        is_directory: bool,
+    },
 }

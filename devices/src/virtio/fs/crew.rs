@@ -54,6 +54,11 @@ impl Crew {
         self.stopped.load(Ordering::SeqCst)
     }
 
+    /// Whether a queue is to be looked at that nobody has taken yet.
+    pub fn has_pending(&self) -> bool {
+        self.pending.load(Ordering::SeqCst) != 0
+    }
+
     /// Whether a thread sleeps that a notification would wake.
     pub fn has_idle(&self) -> bool {
         self.idle.load(Ordering::SeqCst) != 0

@@ -7,6 +7,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::crew::{Crew, MAX_MEMBERS};
 use super::server::{FsCounters, Scratch, Server};
@@ -16,6 +17,38 @@ use crate::virtio::queue::Queue;
 
 /// Requests that wait behind the one a thread takes before it calls another to help: waking one costs more than a short request does.
 const BACKLOG_TO_SHARE: u16 = 2;
+
+/// How long a thread looks at a queue that is empty before it sleeps, where requests follow each other as quickly as this.
+const POLL_WINDOW: Duration = Duration::from_micros(50);
+/// Looks at the ring between two at the clock.
+const POLL_SPINS: u32 = 64;
+
+/// Whether looking on is worth it: the driver's next request comes sooner than a sleeping thread wakes up, and needs no notification,
+/// which costs a vCPU an exit. So it is after a sleep that was shorter than [`POLL_WINDOW`], until one look was in vain.
+#[derive(Debug, Default)]
+struct Polling {
+    is_worth_it: bool,
+    asleep_since: Option<Instant>,
+}
+
+impl Polling {
+    fn window(&self) -> Option<Duration> {
+        self.is_worth_it.then_some(POLL_WINDOW)
+    }
+
+    fn failed(&mut self) {
+        self.is_worth_it = false;
+    }
+
+    fn sleeping(&mut self, now: Instant) {
+        self.asleep_since = Some(now);
+    }
+
+    fn woken(&mut self, now: Instant) {
+        let slept = self.asleep_since.take().map(|since| now.saturating_duration_since(since));
+        self.is_worth_it = slept.is_some_and(|slept| slept < POLL_WINDOW);
+    }
+}
 
 /// The most threads for `queue_count` request queues: a request that blocks occupies one, and a guest can make every one block.
 fn most_threads(queue_count: usize) -> usize {
@@ -108,21 +141,60 @@ impl Shared {
     }
 
     fn run(shared: &Arc<Self>, member: usize) {
-        let mut scratch = Scratch::default();
+        let (mut scratch, mut polling) = (Scratch::default(), Polling::default());
         while let Some(queue) = shared.crew.wait(member) {
             FsCounters::add(&shared.counters.wakeups, 1);
+            polling.woken(Instant::now());
             if let Some(Some(queue_lock)) = shared.queues.get(queue) {
-                Self::serve(shared, queue, queue_lock, &mut scratch);
+                Self::serve(shared, queue, queue_lock, &mut scratch, &mut polling);
+            }
+            polling.sleeping(Instant::now());
+        }
+    }
+
+    /// Looks at a queue that is empty for a while, if that has been worth it; whether there is more to do in it.
+    fn poll(&self, queue_lock: &Mutex<Queue>, polling: &mut Polling) -> bool {
+        let Some(window) = polling.window() else { return false };
+        let watch = lock(queue_lock).watch();
+        let end = Instant::now() + window;
+        loop {
+            for _ in 0..POLL_SPINS {
+                if watch.sees_more() {
+                    FsCounters::add(&self.counters.polled, 1);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.crew.has_pending() || self.crew.is_stopped() {
+                return false;
+            }
+            if Instant::now() >= end {
+                polling.failed();
+                return false;
             }
         }
     }
 
     /// Serves request queue `number` until it is empty.
-    fn serve(shared: &Arc<Self>, number: usize, queue_lock: &Mutex<Queue>, scratch: &mut Scratch) {
+    fn serve(
+        shared: &Arc<Self>,
+        number: usize,
+        queue_lock: &Mutex<Queue>,
+        scratch: &mut Scratch,
+        polling: &mut Polling,
+    ) {
         let mut queue = lock(queue_lock);
         while !shared.crew.is_stopped() {
             queue.disable_notification();
             let Some(chain) = queue.pop() else {
+                if !queue.is_failed() {
+                    drop(queue);
+                    let has_more = shared.poll(queue_lock, polling);
+                    queue = lock(queue_lock);
+                    if has_more {
+                        continue;
+                    }
+                }
                 // Looking again after asking for notifications, so that no buffer is missed (§2.7.7.2).
                 if queue.enable_notification() {
                     continue;
@@ -177,4 +249,25 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_polls_after_a_short_sleep_until_it_looked_in_vain() {
+        let (start, mut polling) = (Instant::now(), Polling::default());
+        let at = |micros| start + Duration::from_micros(micros);
+        polling.woken(at(0));
+        assert_eq!(polling.window(), None, "nothing is known yet");
+        polling.sleeping(at(10));
+        polling.woken(at(59));
+        assert_eq!(polling.window(), Some(POLL_WINDOW));
+        polling.failed();
+        assert_eq!(polling.window(), None);
+        polling.sleeping(at(100));
+        polling.woken(at(150));
+        assert_eq!(polling.window(), None, "too long a sleep");
+    }
 }

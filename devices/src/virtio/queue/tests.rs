@@ -413,3 +413,38 @@ fn chain_that_came_while_notifications_were_off_is_not_missed() {
         assert!(!bench.queue.enable_notification());
     }
 }
+
+impl Bench {
+    /// Takes `count` chains and gives them back together, each with its place as length; whether that interrupted the driver.
+    fn serve_together(&mut self, count: u32) -> bool {
+        let before = self.interrupt.counts().0;
+        let chains = (0..count).map(|written| (self.queue.pop().unwrap(), written)).collect();
+        self.queue.complete_all(chains);
+        self.queue.notify_used();
+        self.interrupt.counts().0 > before
+    }
+}
+
+#[test]
+fn chains_that_are_given_back_together_are_in_order_also_across_the_rings_end() {
+    let mut bench = Bench::new(false);
+    for round in 0..10u16 {
+        bench.offer_singles([1, 7, 3]);
+        assert!(bench.serve_together(3));
+        assert_eq!(bench.layout.used_idx(&bench.memory), (round + 1) * 3);
+        let element = |at| bench.layout.used_element(&bench.memory, round * 3 + at);
+        assert_eq!([element(0), element(1), element(2)], [(1, 0), (7, 1), (3, 2)]);
+    }
+    assert!(!bench.serve_together(0));
+    assert_eq!(bench.layout.used_idx(&bench.memory), 30);
+}
+
+#[test]
+fn driver_is_interrupted_for_any_of_the_chains_that_are_given_back_together() {
+    for (event, is_wanted) in [(0, true), (1, true), (2, true), (3, false), (65535, false)] {
+        let mut bench = Bench::new(true);
+        bench.offer_singles([0, 1, 2]);
+        bench.layout.set_used_event(&bench.memory, event);
+        assert_eq!(bench.serve_together(3), is_wanted, "event {event}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 
 use minivmm_devices::virtio::fs::attr::{Attr, mode};
+use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
 use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::{FileSystem, NodeId};
 use minivmm_devices::virtio::fs::name::Name;
@@ -36,11 +37,14 @@ impl Order {
         Self { name: Some(name.to_owned()), file_type, ..Self::node(kind, directory) }
     }
 
-    /// The name that the agent must not find while it does this.
-    pub fn hides(&self) -> Option<(NodeId, &CStr)> {
-        match self.kind {
-            Kind::Created => self.name.as_deref().map(|name| (self.node, name)),
-            Kind::Moved => self.other.as_ref().map(|(directory, name)| (*directory, name.as_c_str())),
+    /// What the agent must find while it does this.
+    pub fn pretence(&self) -> Option<(NodeId, &CStr, Pretence)> {
+        match (self.kind, self.name.as_deref(), self.other.as_ref()) {
+            (Kind::Created, Some(name), _) => Some((self.node, name, Pretence::Absent)),
+            (Kind::Moved, _, Some((directory, name))) => Some((*directory, name, Pretence::Absent)),
+            (Kind::Deleted, Some(name), _) => {
+                Some((self.node, name, Pretence::Present { is_directory: self.file_type == DIRECTORY }))
+            }
             _ => None,
         }
     }
@@ -61,6 +65,15 @@ struct Found {
     is_known: bool,
     /// The guest knows the node by this name.
     is_placed: bool,
+}
+
+/// Whether the guest is changing what `news` are about, so that they must wait.
+pub fn is_unsettled(watch: &ShareWatch, news: &News) -> bool {
+    match news {
+        News::Changed { name: None, .. } => false,
+        News::Changed { directory, name: Some(name), .. } => watch.is_changing(*directory, name),
+        News::Moved { from, to, .. } => watch.is_changing(from.0, &from.1) || watch.is_changing(to.0, &to.1),
+    }
 }
 
 /// Appends to `orders` what `news` makes necessary.
@@ -86,16 +99,18 @@ fn find(watch: &ShareWatch, directory: NodeId, name: &CStr) -> Result<Found, Err
     // Takes our own lookup back: what nobody knows then, the guest did not know.
     let is_known = !watch.share.forget(entry.node, 1);
     if !is_known {
-        minivmm_devices::virtio::fs::coherence::Coherence::forgotten(watch, entry.node);
+        watch.forgotten(entry.node);
     }
     Ok(Found { node: entry.node, attr: entry.attr, is_known, is_placed: is_known && placed == Some(entry.node) })
 }
 
 fn of_name(watch: &ShareWatch, directory: NodeId, name: &CStr, change: Change, orders: &mut Vec<Order>) {
     let is_own = watch.is_own_name(directory, name);
+    let was = watch.share.known_as(directory, name);
     match find(watch, directory, name) {
         Ok(found) => {
-            // What was there before, if the guest knew it, was not this.
+            // The guest knows that the name stands for this: it did it, or has asked since. A name that was replaced is told of even so, for
+            // those who watch.
             let is_other = change.appeared || change.vanished;
             let is_news = is_other && !(found.is_placed && (is_own || !change.vanished));
             if is_news {
@@ -110,7 +125,8 @@ fn of_name(watch: &ShareWatch, directory: NodeId, name: &CStr, change: Change, o
                 orders.push(Order::node(kind, found.node));
             }
         }
-        Err(Errno::ENOENT | Errno::ESTALE) if is_own => {}
+        // It removed it itself.
+        Err(Errno::ENOENT | Errno::ESTALE) if is_own && was.is_none() => {}
         Err(Errno::ENOENT | Errno::ESTALE) => {
             // A directory that was moved away lives on elsewhere: to the guest's kernel a removed one is dead for good.
             let is_gone = change.vanished && !(change.is_directory && change.moved.is_some());

@@ -22,9 +22,9 @@ use minivmm_firmware::agent::protocol::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::agent::{Agent, AgentDoor, Said, WINDOW, mount};
-use super::corrections::{Order, decide};
+use super::corrections::{Order, decide, is_unsettled};
 use super::events::Batch;
-use super::{AgentProcess, NOBODY, ShareWatch};
+use super::{AgentProcess, NOBODY, ShareWatch, count};
 use crate::host::console::Wakeup;
 
 /// How long news of one name are collected: what one program does to a file in one go becomes one correction.
@@ -119,7 +119,15 @@ impl Watched {
             return;
         }
         let mut orders = Vec::new();
-        news.iter().for_each(|news| decide(&self.watch, news, &mut orders));
+        for news in news {
+            // What came after unsettled news waits as well: the order counts.
+            if !self.news.is_empty() || is_unsettled(&self.watch, &news) {
+                self.news.put_back(news);
+                self.due = Some(now + COLLECT);
+            } else {
+                decide(&self.watch, &news, &mut orders);
+            }
+        }
         self.orders.extend(orders);
         if self.orders.len() > MAX_WAITING {
             self.reset();
@@ -225,8 +233,12 @@ impl Work {
     fn done(&mut self, sequence: u32, error: u32) -> Option<()> {
         let sent = self.on_the_way.pop_front().filter(|sent| sent.sequence == sequence)?;
         let share = self.shares.get_mut(sent.share)?;
-        if let Some((directory, name)) = sent.order.hides() {
-            share.watch.show(directory, name);
+        if let Some((directory, name, _)) = sent.order.pretence() {
+            share.watch.pretend(directory, name, None);
+        }
+        count(&share.watch.counters.corrections);
+        if error != 0 {
+            count(&share.watch.counters.failed_corrections);
         }
         tracing::trace!("shared folder {}: {:?}: error {error}", share.watch.tag, sent.order);
         match sent.order.kind {
@@ -237,6 +249,7 @@ impl Work {
                 std::io::Error::from_raw_os_error(error.cast_signed())
             ),
             Kind::Reset => {
+                count(&share.watch.counters.resets);
                 share.watch.set_live(true);
                 share.orders.extend(share.watch.nodes().into_iter().map(|node| Order::node(Kind::Look, node)));
             }
@@ -276,8 +289,8 @@ impl Work {
             return false;
         }
         let Some(order) = share.orders.pop_front() else { return false };
-        if let Some((directory, name)) = order.hides() {
-            share.watch.hide(directory, name);
+        if let Some((directory, name, pretence)) = order.pretence() {
+            share.watch.pretend(directory, name, Some(pretence));
         }
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);

@@ -107,6 +107,11 @@ impl Batch {
         std::mem::take(&mut self.0)
     }
 
+    /// Adds what was taken and could not be acted on, behind everything else.
+    pub fn put_back(&mut self, news: News) {
+        self.0.push(news);
+    }
+
     /// Adds a report. It is looked for among the last few: what happens to one name comes together, mostly.
     pub fn add(&mut self, directory: NodeId, name: Option<&CStr>, change: Change) {
         const LOOK_BACK: usize = 32;

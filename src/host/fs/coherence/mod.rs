@@ -22,14 +22,15 @@ mod corrector;
 pub mod events;
 mod recent;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use minivmm_devices::virtio::fs::attr::Time;
-use minivmm_devices::virtio::fs::coherence::Coherence;
+use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
+use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::NodeId;
 use minivmm_devices::virtio::fs::name::Name;
 
@@ -57,6 +58,7 @@ pub struct ShareWatch {
     agent: Arc<AgentProcess>,
     /// The agent has mounted this share and corrects it.
     is_live: AtomicBool,
+    counters: Counters,
     /// It was said that the host watches no more directories.
     has_complained: AtomicBool,
     /// Held while a directory begins or ceases to be watched, system call and all: a watch that ends late would be that of another node with
@@ -64,6 +66,22 @@ pub struct ShareWatch {
     changing: Mutex<()>,
     /// What the guest knows and did. Not held across a system call.
     known: Mutex<Known>,
+}
+
+/// What was heard and done. Counted relaxed: each is a sum of its own.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Reports of the host.
+    reports: AtomicU64,
+    /// Commands that the agent has done, and those of them that failed in the guest.
+    corrections: AtomicU64,
+    failed_corrections: AtomicU64,
+    /// Times that the guest had to forget everything.
+    resets: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 #[derive(Debug, Default)]
@@ -74,10 +92,12 @@ struct Known {
     places: HashMap<NodeId, NodeId>,
     /// Names that the guest itself changed.
     own_names: Recent<(NodeId, CString), ()>,
+    /// Names that it is changing right now, and by how many requests.
+    changing_names: HashMap<(NodeId, CString), usize>,
     /// When the guest's last change of a node's content had ended.
     own_content: Recent<NodeId, Time>,
-    /// What the agent must not find, and how often.
-    hidden: HashSet<(NodeId, CString)>,
+    /// What the agent is to find.
+    pretences: HashMap<(NodeId, CString), Pretence>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,8 +109,11 @@ impl ShareWatch {
     #[must_use]
     pub fn new(share: Arc<Share>, tag: String, agent: Arc<AgentProcess>) -> Self {
         let watcher = Watcher::new();
-        if let Err(error) = &watcher {
-            tracing::warn!("shared folder {tag}: changes on the host are not watched: {error}");
+        match &watcher {
+            // A host that cannot.
+            Err(Errno::EOPNOTSUPP) => tracing::debug!("shared folder {tag}: changes on the host are not watched"),
+            Err(error) => tracing::warn!("shared folder {tag}: changes on the host are not watched: {error}"),
+            Ok(_) => {}
         }
         Self {
             tag,
@@ -98,10 +121,26 @@ impl ShareWatch {
             watcher: watcher.ok(),
             agent,
             is_live: AtomicBool::new(false),
+            counters: Counters::default(),
             has_complained: AtomicBool::new(false),
             changing: Mutex::default(),
             known: Mutex::default(),
         }
+    }
+
+    /// What was heard and done, with names that are stable.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { reports, corrections, failed_corrections, resets } = &self.counters;
+        vec![
+            ("is_corrected", u64::from(self.is_live.load(Ordering::SeqCst))),
+            ("watched_directories", self.known().watches.len() as u64),
+            ("host_changes", of(reports)),
+            ("corrections", of(corrections)),
+            ("failed_corrections", of(failed_corrections)),
+            ("coherence_resets", of(resets)),
+        ]
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -155,6 +194,7 @@ impl ShareWatch {
         let mut is_complete = true;
         let heard = watcher.read(&mut |event| match event {
             Event::Changed { watch, name, change } => {
+                count(&self.counters.reports);
                 let directory = self.known().directories.get(&watch).copied();
                 if let Some(directory) = directory {
                     batch.add(directory, name, change);
@@ -177,8 +217,14 @@ impl ShareWatch {
     fn set_live(&self, is_live: bool) {
         self.is_live.store(is_live, Ordering::SeqCst);
         if !is_live {
-            self.known().hidden.clear();
+            self.known().pretences.clear();
         }
+    }
+
+    /// Whether the guest is changing `name` right now: what it knows of it is not settled.
+    fn is_changing(&self, directory: NodeId, name: &CStr) -> bool {
+        let known = self.known();
+        !known.changing_names.is_empty() && known.changing_names.contains_key(&(directory, name.to_owned()))
     }
 
     /// Whether the guest itself changed `name` lately.
@@ -191,12 +237,14 @@ impl ShareWatch {
         self.known().own_content.get(&node).is_some_and(|end| change_time <= *end)
     }
 
-    fn hide(&self, directory: NodeId, name: &CStr) {
-        self.known().hidden.insert((directory, name.to_owned()));
-    }
-
-    fn show(&self, directory: NodeId, name: &CStr) {
-        self.known().hidden.remove(&(directory, name.to_owned()));
+    /// From now on, or no longer, the agent finds something else than the host has.
+    fn pretend(&self, directory: NodeId, name: &CStr, pretence: Option<Pretence>) {
+        let key = (directory, name.to_owned());
+        let mut known = self.known();
+        match pretence {
+            Some(pretence) => known.pretences.insert(key, pretence),
+            None => known.pretences.remove(&key),
+        };
     }
 
     /// Every node that the guest may know something of.
@@ -248,8 +296,31 @@ impl Coherence for ShareWatch {
 
     fn changing_name(&self, directory: NodeId, name: Name<'_>) {
         if self.is_live.load(Ordering::SeqCst) {
-            let name = name.as_c_str().to_owned();
-            self.known().own_names.insert((directory, name), (), Instant::now());
+            let key = (directory, name.as_c_str().to_owned());
+            let mut known = self.known();
+            *known.changing_names.entry(key.clone()).or_default() += 1;
+            known.own_names.insert(key, (), Instant::now());
+        }
+    }
+
+    fn changed_name(&self, directory: NodeId, name: Name<'_>) {
+        if self.known().changing_names.is_empty() {
+            return;
+        }
+        // A new name is a change of what it stands for, too: of its change time.
+        let named = self.share.known_as(directory, name.as_c_str());
+        let end = wall_clock();
+        let mut known = self.known();
+        if let Some(node) = named {
+            known.own_content.insert(node, end, Instant::now());
+        }
+        let key = (directory, name.as_c_str().to_owned());
+        let left = known.changing_names.get_mut(&key).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if left == Some(0) {
+            known.changing_names.remove(&key);
         }
     }
 
@@ -270,7 +341,7 @@ impl Coherence for ShareWatch {
         pid != NOBODY && self.agent.0.load(Ordering::SeqCst) == pid
     }
 
-    fn hides(&self, directory: NodeId, name: Name<'_>) -> bool {
-        self.known().hidden.contains(&(directory, name.as_c_str().to_owned()))
+    fn pretence(&self, directory: NodeId, name: Name<'_>) -> Option<Pretence> {
+        self.known().pretences.get(&(directory, name.as_c_str().to_owned())).copied()
     }
 }

@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::host::interface_index;
+
 const PORT: u16 = 53;
 /// As many as the C library uses (MAXNS).
 const MAX_SERVERS: usize = 3;
@@ -87,13 +89,8 @@ fn server(word: &str) -> Option<SocketAddr> {
         return Some((address, PORT).into());
     }
     let (address, scope) = word.split_once('%')?;
-    let scope = scope.parse().ok().or_else(|| interface_index(scope))?;
+    let scope = scope.parse().ok().or_else(|| interface_index::of(scope))?;
     Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
-}
-
-fn interface_index(name: &str) -> Option<u32> {
-    let any = rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::DGRAM, None).ok()?;
-    rustix::net::netdevice::name_to_index(any, name).ok()
 }
 
 /// A domain as DNS writes it (RFC 1035 §3.1); nothing, if it is none.

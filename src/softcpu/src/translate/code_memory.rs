@@ -119,4 +119,15 @@ mod tests {
         assert_eq!(memory.append(&[0xc3; 4096]), None);
         assert!(memory.append(&[0xc3; 1]).is_some_and(|third| third >= second + 100));
     }
+    #[test]
+    fn no_mapping_is_writable_and_executable() {
+        let memory = CodeMemory::new(3 * 4096).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let access = |address: NonNull<u8>| {
+            let start = format!("{:x}-", address.addr());
+            let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
+            line.split_whitespace().nth(1).unwrap()
+        };
+        assert_eq!((access(memory.executable), access(memory.writable)), ("r-xs", "rw-s"));
+    }
 }

@@ -304,11 +304,59 @@ fn code_may_change_the_instructions_ahead_of_it() {
     assert_eq!(machine.x(0), 7);
 }
 
+/// Two address spaces have different functions at the same address, and call them by turns, `TURNS` times each; how often each function ran.
+/// `between` is executed between the change of TTBR0_EL1 and the call.
+fn calls_by_turns(asids: [u64; 2], between: fn(&mut Assembler)) -> [u64; 2] {
+    let mut machine = Machine::with_tables(K4, 25, 25, tcr::AS16);
+    let other = machine.low.other();
+    for (offset, tables, counter) in [(0x8000, &machine.low, 5), (0x9000, &other, 6)] {
+        tables.page(DATA_VA, crate::support::CODE + offset, desc::NG | desc::UXN | desc::READ_ONLY);
+        let mut function = Assembler::new();
+        function.add(counter, counter, 1).ret();
+        machine.memory.write_code(crate::support::CODE + offset, &function.finish());
+    }
+    machine.set_x(2, machine.low.root | asids[0] << 48);
+    machine.set_x(3, other.root | asids[1] << 48);
+    machine.set_x(7, asids[0] << 48);
+    let taken = machine.execute(EL1H, |a| {
+        a.mov(1, DATA_VA).mov(4, TURNS);
+        let turn = a.here();
+        for ttbr in [2, 3] {
+            a.msr(sysreg::TTBR0_EL1, ttbr).isb();
+            between(a);
+            a.blr(1);
+        }
+        a.sub(4, 4, 1).cbnz(4, turn);
+    });
+    assert!(taken.is_done());
+    [machine.x(5), machine.x(6)]
+}
+
+const TURNS: u64 = 200;
+
+/// D8.16.4: translations of two ASIDs live side by side.
+#[test]
+fn code_at_the_same_address_belongs_to_its_asid() {
+    assert_eq!(calls_by_turns([0x105, 0x205], |_| {}), [TURNS; 2]);
+}
+
+/// D8.16.5: an ASID is used again after TLBI, by address space or by address.
+#[test]
+fn code_of_an_asid_that_is_used_again_is_that_of_the_new_address_space() {
+    // Without, the first one's function is what is remembered.
+    assert_eq!(calls_by_turns([5, 5], |_| {}), [2 * TURNS, 0]);
+    assert_eq!(calls_by_turns([5, 5], |a| _ = a.sys(sys::TLBI_ASIDE1, 7).dsb().isb()), [TURNS; 2]);
+    assert_eq!(calls_by_turns([5, 5], |a| _ = a.sys(sys::TLBI_VMALLE1, 31).dsb().isb()), [TURNS; 2]);
+    // Of address DATA_VA.
+    let by_address =
+        |a: &mut Assembler| _ = a.mov(8, DATA_VA >> 12).orr_reg(8, 8, 7).sys(sys::TLBI_VAE1, 8).dsb().isb();
+    assert_eq!(calls_by_turns([5, 5], by_address), [TURNS; 2]);
+}
+
 /// Code of more pages than a vCPU remembers: each gives way to another, comes back, and is itself again, its generated code too.
 #[test]
 fn pages_of_code_that_give_way_come_back_as_they_are() {
     const PAGES: u64 = 40;
-    const TURNS: u64 = 300;
     // Room for 16 pages, and for some of their generated code.
     let mut machine =
         Machine::configured(SystemConfig { code_cache_bytes: 0, unit_bytes: 1 << 13, ..SystemConfig::default() });

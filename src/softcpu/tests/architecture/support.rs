@@ -163,6 +163,11 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Empty tables of the same shape: those of another address space.
+    pub fn other(&self) -> Self {
+        Self { memory: self.memory.clone(), root: self.memory.allocate(self.granule), ..*self }
+    }
+
     /// The level of the first lookup (D8.2.7).
     pub fn start_level(&self) -> u32 {
         4 - (self.input_bits - self.granule.log2()).div_ceil(self.granule.index_bits())

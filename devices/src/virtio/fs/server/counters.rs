@@ -23,6 +23,8 @@ pub struct FsCounters {
     pub kept_cache: AtomicU64,
     /// Times that a worker woke up for a notification of the guest.
     pub wakeups: AtomicU64,
+    /// Requests that a worker found by looking at an empty queue for a while, without a notification.
+    pub polled: AtomicU64,
     /// Times that a worker woke another one to help, or to watch a queue meanwhile.
     pub handed_off: AtomicU64,
     /// Worker threads that were started.
@@ -40,6 +42,7 @@ impl Default for FsCounters {
             bytes_written: AtomicU64::default(),
             kept_cache: AtomicU64::default(),
             wakeups: AtomicU64::default(),
+            polled: AtomicU64::default(),
             handed_off: AtomicU64::default(),
             workers: AtomicU64::default(),
         }

@@ -4,8 +4,8 @@
 //! a request whose lengths lie, or that names what it may not, is answered with an error; only a chain that cannot carry a header, or
 //! that leads outside guest memory, is a breach of the virtio protocol and costs the guest its queue.
 //!
-//! Three things are decided here and nowhere else: what the guest may keep in its caches and for how long ([`policy`]), what was agreed at INIT
-//! ([`session`]), and which requests are refused without a look at the share ([`request`], and everything that modifies a read-only one).
+//! Three things are decided here and nowhere else: what the guest may keep in its caches and for how long (`policy`), what was agreed at INIT
+//! (`session`), and which requests are refused without a look at the share (`request`, and everything that modifies a read-only one).
 
 mod counters;
 mod policy;
@@ -31,8 +31,8 @@ use super::abi::{
     CopyFileRangeOut, EntryOut, GetxattrOut, InHeader, InitIn, LseekOut, OpenOut, OutHeader, WriteOut, fopen, init,
     linux, opcode,
 };
-use super::attr::{SetAttr, Time};
-use super::coherence::Coherence;
+use super::attr::{Attr, SetAttr, Time, mode};
+use super::coherence::{Coherence, Pretence};
 use super::directory::DirectoryWriter;
 use super::errno::Errno;
 use super::file_system::{CopyPlace, Entry, FileSystem, Handle, NodeId, OpenFlags, WriteFlags};
@@ -65,6 +65,8 @@ pub struct Server {
     /// Content of files as of their last open.
     stamps: Stamps,
     counters: Arc<FsCounters>,
+    /// The next number for what the agent removes and the host has no more: they count down, where those of a back end count up.
+    phantoms: AtomicU64,
     now: fn() -> Time,
 }
 
@@ -109,7 +111,16 @@ impl Server {
         options: ServerOptions,
     ) -> Self {
         let (session, stamps, counters) = (AtomicU64::new(0), Stamps::default(), Arc::default());
-        Self { file_system, coherence, options, session, stamps, counters, now: wall_clock }
+        Self {
+            file_system,
+            coherence,
+            options,
+            session,
+            stamps,
+            counters,
+            phantoms: AtomicU64::new(u64::MAX),
+            now: wall_clock,
+        }
     }
 
     /// What this server does, counted while it does it.
@@ -468,21 +479,20 @@ impl Act<'_> {
     fn dispatch_and_note(&mut self, operation: &Operation<'_>) -> Result<(), Errno> {
         let (server, node) = (self.server, self.node);
         let Some(coherence) = &server.coherence else { return self.dispatch(operation) };
-        match *operation {
+        let names = match *operation {
             Operation::Symlink(name, ..)
             | Operation::Mknod(name, ..)
             | Operation::Mkdir(name, ..)
             | Operation::Create(name, ..)
             | Operation::Link { new_name: name, .. }
             | Operation::Unlink(name)
-            | Operation::Rmdir(name) => coherence.changing_name(node, name),
-            Operation::Rename { name, new_parent, new_name, .. } => {
-                coherence.changing_name(node, name);
-                coherence.changing_name(new_parent, new_name);
-            }
-            _ => {}
-        }
+            | Operation::Rmdir(name) => [Some((node, name)), None],
+            Operation::Rename { name, new_parent, new_name, .. } => [Some((node, name)), Some((new_parent, new_name))],
+            _ => [None; 2],
+        };
+        names.into_iter().flatten().for_each(|(directory, name)| coherence.changing_name(directory, name));
         let done = self.dispatch(operation);
+        names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name));
         match *operation {
             Operation::Setattr(..)
             | Operation::Fallocate { .. }
@@ -569,7 +579,7 @@ impl Act<'_> {
         Some(match *operation {
             Operation::Setattr(handle, _) => self.attributes(handle, None),
             Operation::Fallocate { .. } => Ok(()),
-            Operation::Lookup(name) if self.hides(name) => Err(Errno::ENOENT),
+            Operation::Lookup(name) => return self.pretend(name),
             Operation::Mknod(name, ..) | Operation::Mkdir(name, ..) | Operation::Symlink(name, ..) => {
                 self.entry(node, |fs| fs.lookup(node, name))
             }
@@ -586,8 +596,22 @@ impl Act<'_> {
         })
     }
 
-    fn hides(&self, name: Name<'_>) -> bool {
-        self.server.coherence.as_ref().is_some_and(|coherence| coherence.hides(self.node, name))
+    /// What the agent finds as `name`; `None` if that is what the host has.
+    fn pretend(&mut self, name: Name<'_>) -> Option<Result<(), Errno>> {
+        let server = self.server;
+        let coherence = server.coherence.as_ref()?;
+        match coherence.pretence(self.node, name)? {
+            Pretence::Absent => Some(Err(Errno::ENOENT)),
+            Pretence::Present { is_directory } => {
+                // What is there again is not to be removed.
+                absent(&*server.file_system, self.node, name).ok()?;
+                let phantom = server.phantoms.fetch_sub(1, Ordering::Relaxed);
+                let file_type = if is_directory { mode::DIRECTORY } else { mode::FILE };
+                let attr = Attr { ino: phantom, mode: file_type | 0o700, nlink: 1, ..Attr::default() };
+                let entry = Entry { node: NodeId(phantom), attr, is_cacheable: false };
+                Some(self.put(&reply::entry(&entry, Duration::ZERO, Duration::ZERO)))
+            }
+        }
     }
 
     fn put<T: IntoBytes + zerocopy::Immutable>(&mut self, value: &T) -> Result<(), Errno> {

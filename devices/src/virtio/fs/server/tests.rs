@@ -241,12 +241,18 @@ impl Coherence for Watcher {
 
     fn changing_name(&self, _: NodeId, _: Name<'_>) {}
 
+    fn changed_name(&self, _: NodeId, _: Name<'_>) {}
+
     fn changed_content(&self, _: NodeId) {}
 
     fn reset(&self) {}
 
-    fn hides(&self, _: NodeId, name: Name<'_>) -> bool {
-        name.as_bytes() == b"hidden"
+    fn pretence(&self, _: NodeId, name: Name<'_>) -> Option<Pretence> {
+        match name.as_bytes() {
+            b"hidden" => Some(Pretence::Absent),
+            b"phantom" => Some(Pretence::Present { is_directory: true }),
+            _ => None,
+        }
     }
 
     fn is_agent(&self, pid: u32) -> bool {

@@ -24,6 +24,9 @@ use crate::host::fs::names::Spelling;
 use crate::host::fs::ownership::View;
 use crate::host::fs::stat::Stat;
 
+mod watch;
+pub use watch::Watcher;
+
 /// Symbolic links can have extended attributes of their own.
 pub const LINKS_HAVE_ATTRIBUTES: bool = true;
 /// APFS as it comes ignores case and normal forms.

@@ -1,0 +1,495 @@
+//! Frames between a stock Debian guest on the software CPU and real programs behind `--net stream` and `--net dgram`: passt and gvproxy, and a
+//! relay in between that loses frames.
+//!
+//! `MINIVMM_NET_BYTES` sets the size of the transfers (64 MiB; those over a line that loses every hundredth frame are an eighth of it):
+//! `MINIVMM_NET_BYTES=1073741824 cargo test --release --test net_frames` is the long run. gvproxy is looked for where `tests/run` unpacks it, too.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+use support::{guest_program, minivmm, session};
+use tempfile::TempDir;
+
+mod support;
+
+/// A guest that takes longer hangs; the long transfers need longer.
+const TIMEOUT: &str = "3000";
+/// How long a program of the host may take to listen, and a frame to come.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// gvproxy's network, as it documents it: its gateway, and the address that leads to the host's loopback.
+const GVPROXY_HOST: &str = "192.168.127.254";
+
+/// A program of the host that ends with its test.
+struct Program(Child);
+
+impl Program {
+    /// Runs `name` with `arguments`; `None`, with a line, where there is none.
+    fn start(name: &str, arguments: &[&str]) -> Option<Self> {
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/gvproxy/usr/bin").join(name);
+        let path = if unpacked.exists() { unpacked } else { name.into() };
+        let started = Command::new(path).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let Ok(child) = started else {
+            assert!(std::env::var_os("CI").is_none(), "{name} is missing: tests/run gets it");
+            eprintln!("skipped: {name} is missing (tests/run gets it)");
+            return None;
+        };
+        Some(Self(child))
+    }
+
+    /// passt, which listens at `socket` and leases an MTU.
+    fn passt(socket: &Path, mtu: &str) -> Option<Self> {
+        Self::passt_with(socket, mtu, &[])
+    }
+
+    /// The same, with a port of the host's loopback that leads to the guest's 5001.
+    fn passt_at(socket: &Path, mtu: &str, port: u16) -> Option<Self> {
+        Self::passt_with(socket, mtu, &["--tcp-ports", &format!("127.0.0.1/{port}:5001")])
+    }
+
+    fn passt_with(socket: &Path, mtu: &str, more: &[&str]) -> Option<Self> {
+        let arguments = ["--foreground", "--quiet", "--mtu", mtu, "--socket", socket.to_str().unwrap()];
+        // It gives up root's rights by itself, and then may not read a directory of root's.
+        let mut program = Self::start("passt", &[&arguments[..], &["--runas", "0"], more].concat())?;
+        program.wait_for(socket);
+        Some(program)
+    }
+
+    /// gvproxy, whose socket of the kind `option` is `socket`.
+    fn gvproxy(option: &str, scheme: &str, socket: &Path) -> Option<Self> {
+        let address = format!("{scheme}://{}", socket.display());
+        let mut program = Self::start("gvproxy", &[option, &address, "-ssh-port", "-1"])?;
+        program.wait_for(socket);
+        Some(program)
+    }
+
+    fn wait_for(&mut self, socket: &Path) {
+        let deadline = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            assert!(self.0.try_wait().unwrap().is_none(), "the program ended");
+            assert!(Instant::now() < deadline, "the program does not listen");
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+/// A guest whose shell takes commands, with a network. Machines run one at a time.
+struct Guest {
+    child: Child,
+    stdin: ChildStdin,
+    lines: BufReader<ChildStdout>,
+    stats: PathBuf,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Guest {
+    /// Boots with `net`, and waits for an address; `None` where there is no compiler for the guest's program, `/tmp/n`.
+    fn boot(net: &str, directory: &Path) -> Option<Self> {
+        let mut guest = Self::boot_alone(net, directory)?;
+        guest.run("until ip -4 addr show dev eth0 | grep -q 'inet '; do sleep 0.1; done; echo up");
+        guest.expect("up");
+        Some(guest)
+    }
+
+    /// The same without waiting.
+    fn boot_alone(net: &str, directory: &Path) -> Option<Self> {
+        let program = guest_program("net")?;
+        let alone = session::alone();
+        let stats = directory.join("stats.json");
+        let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--cpus", "2", "--timeout", TIMEOUT]);
+        command.arg("--disk").arg(format!("{},ro", program.display())).args(["--net", net, "--stats"]).arg(&stats);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut guest = Self { child, stdin, lines: BufReader::new(stdout), stats, _alone: alone };
+        guest.run("cat /dev/vda >/tmp/n; chmod +x /tmp/n; echo 0 >/proc/sys/kernel/printk");
+        // A block that repeats makes a stream; so neither end has to keep it.
+        guest.run("data() { i=0; while [ $i -lt $1 ]; do cat /tmp/block; i=$((i + 1)); done; }");
+        guest.run("dd if=/dev/urandom of=/tmp/block bs=1M count=1 2>/dev/null; md5sum </tmp/block");
+        guest.line();
+        Some(guest)
+    }
+
+    fn run(&mut self, script: &str) {
+        writeln!(self.stdin, "{script}").unwrap();
+    }
+
+    /// The next line that the guest prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn expect(&mut self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// What `script` prints, a word.
+    fn word(&mut self, script: &str) -> String {
+        self.run(script);
+        self.line().split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    /// The gateway that DHCP told, which with passt leads to the host's loopback.
+    fn gateway(&mut self) -> String {
+        self.word("ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'")
+    }
+
+    /// Ends the guest; what its device counted.
+    fn end(mut self) -> serde_json::Value {
+        drop(self.stdin);
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        assert_eq!(rest, "", "the guest had more to say");
+        let stats = std::fs::read(self.stats).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&stats).unwrap()["devices"]["virtio net"].clone()
+    }
+}
+
+/// MiB of a transfer.
+fn mebibytes() -> u64 {
+    std::env::var("MINIVMM_NET_BYTES").map_or(64, |bytes| bytes.parse::<u64>().unwrap() >> 20)
+}
+
+/// The first word that the host's `md5sum` says of what `feed` writes to it.
+fn md5sum(feed: impl FnOnce(&mut dyn Write)) -> String {
+    let mut child = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    feed(child.stdin.as_mut().unwrap());
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// TCP both ways between the guest and `host`, which is this host's loopback to the guest: equal checksums.
+fn transfer_both_ways(guest: &mut Guest, host: &str, mebibytes: u64) {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // From the guest.
+    let expected = guest.word(&format!("data {mebibytes} | md5sum"));
+    guest.run(&format!("data {mebibytes} | /tmp/n cat {host} {port}; echo sent"));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut len = 0;
+    let sum = md5sum(|sink| len = std::io::copy(&mut stream, sink).unwrap());
+    drop(stream);
+    assert_eq!((len, sum), (mebibytes << 20, expected), "from the guest");
+    guest.expect("sent");
+    // To the guest.
+    let mut block = vec![0; 1 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut block).unwrap();
+    let send = |to: &mut dyn Write| (0..mebibytes).for_each(|_| to.write_all(&block).unwrap());
+    let expected = md5sum(send);
+    guest.run(&format!("/tmp/n cat {host} {port} </dev/null | md5sum"));
+    let (mut stream, _) = listener.accept().unwrap();
+    send(&mut stream);
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(guest.line(), format!("{expected}  -"), "to the guest");
+}
+
+/// Lets all but some frames through, by a generator whose seed is printed.
+struct Loss {
+    state: u64,
+    lost: Arc<AtomicU64>,
+}
+
+impl Loss {
+    /// Every hundredth frame is lost, on average.
+    const ONE_IN: u64 = 100;
+
+    fn new(seed: u64, lost: &Arc<AtomicU64>) -> Self {
+        println!("frames are lost by the seed {seed:#x}");
+        Self { state: seed, lost: lost.clone() }
+    }
+
+    fn is_lost(&mut self) -> bool {
+        // SplitMix64.
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let is_lost = (mixed ^ (mixed >> 31)).is_multiple_of(Self::ONE_IN);
+        self.lost.fetch_add(u64::from(is_lost), Ordering::Relaxed);
+        is_lost
+    }
+}
+
+/// Moves frames from one stream to the other until either ends.
+fn relay_stream(from: UnixStream, mut to: UnixStream, mut loss: Loss) {
+    std::thread::spawn(move || {
+        let mut from = BufReader::with_capacity(1 << 18, from);
+        let mut frame = Vec::new();
+        loop {
+            let mut length = [0; 4];
+            if from.read_exact(&mut length).is_err() {
+                break;
+            }
+            frame.clear();
+            frame.extend(length);
+            frame.resize(4 + usize::try_from(u32::from_be_bytes(length)).unwrap(), 0);
+            if from.read_exact(&mut frame[4..]).is_err() || (!loss.is_lost() && to.write_all(&frame).is_err()) {
+                break;
+            }
+        }
+        drop((to.shutdown(Shutdown::Both), from.get_ref().shutdown(Shutdown::Both)));
+    });
+}
+
+/// A relay at `at` for one guest, to the program at `to`.
+fn lossy_stream(at: &Path, to: &Path) -> Arc<AtomicU64> {
+    let (lost, to) = (Arc::new(AtomicU64::new(0)), to.to_owned());
+    let (listener, losses) = (UnixListener::bind(at).unwrap(), [Loss::new(1, &lost), Loss::new(2, &lost)]);
+    std::thread::spawn(move || {
+        let (guest, _) = listener.accept().unwrap();
+        let program = UnixStream::connect(to).unwrap();
+        let [there, back] = losses;
+        relay_stream(guest.try_clone().unwrap(), program.try_clone().unwrap(), there);
+        relay_stream(program, guest, back);
+    });
+    lost
+}
+
+/// The same with datagrams, whose first one is a greeting.
+fn lossy_datagrams(at: &Path, to: &Path) -> Arc<AtomicU64> {
+    let lost = Arc::new(AtomicU64::new(0));
+    let (to_guest, to_program) = (UnixDatagram::bind(at).unwrap(), UnixDatagram::bind(at.with_extension("own")).unwrap());
+    to_program.connect(to).unwrap();
+    let (names, name) = mpsc::channel();
+    let [mut there, mut back] = [Loss::new(3, &lost), Loss::new(4, &lost)];
+    let (from_guest, from_program) = (to_guest.try_clone().unwrap(), to_program.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let mut frame = vec![0; 1 << 17];
+        while let Ok((len, from)) = from_guest.recv_from(&mut frame) {
+            let is_greeting = len == 4;
+            if is_greeting {
+                names.send(from.as_pathname().unwrap().to_owned()).unwrap();
+            }
+            if (is_greeting || !there.is_lost()) && to_program.send(&frame[..len]).is_err() {
+                break;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        let mut frame = vec![0; 1 << 17];
+        let name: PathBuf = name.recv().unwrap();
+        while let Ok(len) = from_program.recv(&mut frame) {
+            if !back.is_lost() && to_guest.send_to(&frame[..len], &name).is_err() {
+                break;
+            }
+        }
+    });
+    lost
+}
+
+/// passt and a guest whose frames go through it. passt's own TCP resends only after two seconds, and what it sends beyond the guest's
+/// window is lost: so its frames are of the usual size here.
+const PASST_MTU: &str = "1500";
+
+#[test]
+fn passt_serves_the_guest_both_ways() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("passt");
+    let Some(_passt) = Program::passt(&socket, PASST_MTU) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    assert_eq!(guest.word("cat /sys/class/net/eth0/mtu"), "1500", "what the lease says");
+    let host = guest.gateway();
+    transfer_both_ways(&mut guest, &host, mebibytes());
+    let counters = guest.end();
+    assert_eq!((counters["malformed"].as_u64(), counters["link_changes"].as_u64()), (Some(0), Some(0)));
+    assert!(counters["segments"].as_u64() > Some(0), "the guest's large frames were cut");
+}
+
+#[test]
+fn passt_lets_the_host_in_with_frames_as_large_as_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("passt");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(_passt) = Program::passt_at(&socket, "65520", port) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    assert_eq!(guest.word("cat /sys/class/net/eth0/mtu"), "65520");
+    guest.run("/tmp/n take 5001 | md5sum & sleep 1; echo listening");
+    guest.expect("listening");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let expected = md5sum(|sink| sink.write_all(b"from the host").unwrap());
+    stream.write_all(b"from the host").unwrap();
+    drop(stream);
+    guest.run("wait");
+    assert!(guest.line().starts_with(&expected));
+    guest.end();
+}
+
+#[test]
+fn gvproxy_serves_the_guest_over_a_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(_gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes());
+    assert_eq!(guest.end()["malformed"], 0);
+}
+
+#[test]
+fn gvproxy_serves_the_guest_over_datagrams() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(_gvproxy) = Program::gvproxy("-listen-vfkit", "unixgram", &socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("dgram={}", socket.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes());
+    assert_eq!(guest.end()["malformed"], 0);
+}
+
+#[test]
+fn stream_that_loses_every_hundredth_frame_carries_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
+    let Some(_gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let lost = lossy_stream(&relay, &socket);
+    let Some(mut guest) = Guest::boot(&format!("stream={}", relay.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes().div_ceil(8));
+    assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
+    guest.end();
+}
+
+#[test]
+fn passt_carries_everything_over_a_stream_that_loses_every_hundredth_frame() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, relay) = (directory.path().join("passt"), directory.path().join("relay"));
+    let Some(_passt) = Program::passt(&socket, PASST_MTU) else { return };
+    let lost = lossy_stream(&relay, &socket);
+    let Some(mut guest) = Guest::boot(&format!("stream={}", relay.display()), directory.path()) else { return };
+    let host = guest.gateway();
+    transfer_both_ways(&mut guest, &host, mebibytes().div_ceil(8));
+    assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
+    guest.end();
+}
+
+#[test]
+fn datagrams_of_which_every_hundredth_is_lost_carry_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
+    let Some(_gvproxy) = Program::gvproxy("-listen-vfkit", "unixgram", &socket) else { return };
+    let lost = lossy_datagrams(&relay, &socket);
+    let Some(mut guest) = Guest::boot(&format!("dgram={}", relay.display()), directory.path()) else { return };
+    transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes().div_ceil(8));
+    assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
+    guest.end();
+}
+
+#[test]
+fn peer_that_is_stopped_and_goes_on_is_only_slow() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    guest.run(&format!("data 16 | /tmp/n cat {GVPROXY_HOST} {port}; echo sent"));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut begun = vec![0; 1 << 20];
+    stream.read_exact(&mut begun).unwrap();
+    gvproxy.signal(Signal::STOP);
+    // The guest is as it was, but for the line, which takes no more.
+    guest.run("echo still here");
+    guest.expect("still here");
+    gvproxy.signal(Signal::CONT);
+    assert_eq!(std::io::copy(&mut stream, &mut std::io::sink()).unwrap(), 15 << 20);
+    drop(stream);
+    guest.expect("sent");
+    assert_eq!(guest.end()["link_changes"], 0);
+}
+
+#[test]
+fn peer_that_is_killed_takes_the_link_down_and_another_takes_it_up() {
+    for (option, scheme, kind) in [("-listen-qemu", "unix", "stream"), ("-listen-vfkit", "unixgram", "dgram")] {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("gvproxy");
+        let Some(gvproxy) = Program::gvproxy(option, scheme, &socket) else { return };
+        let Some(mut guest) = Guest::boot(&format!("{kind}={}", socket.display()), directory.path()) else { return };
+        drop(gvproxy);
+        // Who sends datagrams notices by sending one.
+        guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do ping -c 1 -W 1 192.168.127.1 >/dev/null; done; echo down");
+        guest.expect("down");
+        std::fs::remove_file(&socket).unwrap();
+        let Some(_gvproxy) = Program::gvproxy(option, scheme, &socket) else { return };
+        guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done; echo up");
+        guest.expect("up");
+        transfer_both_ways(&mut guest, GVPROXY_HOST, 1);
+        assert_eq!(guest.end()["link_changes"], 2, "{kind}");
+    }
+}
+
+/// For this thread and the processes that it starts.
+#[expect(unsafe_code, reason = "so is `unshare`")]
+fn unshare_network() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: the descriptors that this thread shares with others stay shared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+}
+
+#[test]
+fn tap_connects_the_guest_with_the_host_and_large_frames_go_through_whole() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
+        eprintln!("skipped: only root makes network namespaces and interfaces, where there is /dev/net/tun");
+        return;
+    }
+    let test = || {
+        unshare_network();
+        let directory = tempfile::tempdir().unwrap();
+        let Some(mut guest) = Guest::boot_alone("tap=mini0", directory.path()) else { return };
+        let status = Command::new("sh").args(["-c", "ip link set mini0 up; ip addr add 203.0.113.1/24 dev mini0"]).status();
+        assert!(status.unwrap().success());
+        guest.run("ip addr add 203.0.113.2/24 dev eth0; echo up");
+        guest.expect("up");
+        transfer_both_ways(&mut guest, "203.0.113.1", mebibytes());
+        let counters = guest.end();
+        let count = |name: &str| counters[name].as_u64().unwrap();
+        assert_eq!((count("segments"), count("checksums"), count("malformed")), (0, 0, 0), "the kernel does that");
+        let bytes = mebibytes() << 20;
+        assert!(count("frames_out") < bytes / 3000, "frames of the guest: {counters}");
+        assert!(count("frames_in") < bytes / 3000, "frames for the guest: {counters}");
+    };
+    std::thread::scope(|scope| scope.spawn(test).join().unwrap());
+}
+
+#[test]
+fn network_that_nobody_serves_does_not_hold_up_the_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("silent");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let net = format!("stream={}", path.display());
+    let output = session::output_of(session::boot("soft", &["--net", &net]), "cat /sys/class/net/eth0/operstate\n");
+    assert_eq!(output, "up\n");
+}
+
+#[test]
+fn address_is_the_machines_own_and_the_same_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("silent");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let address = |net: &str| {
+        session::output_of(session::boot("soft", &["--net", net]), "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu\n")
+    };
+    let net = format!("stream={}", path.display());
+    let first = address(&net);
+    assert_eq!(first, address(&net));
+    assert!(first.ends_with(":\n1500\n") || first.ends_with("\n1500\n"), "{first}");
+    assert_eq!(address(&format!("{net},mac=52:54:00:ab:cd:ef,mtu=9000")), "52:54:00:ab:cd:ef\n9000\n");
+}
