@@ -334,8 +334,7 @@ impl FrameIo for Trivial {
         let shape = Shape::TCP_V4;
         let start = u16::try_from(shape.transport()).expect("short");
         let header_bytes = u16::try_from(shape.payload()).expect("short");
-        let segmentation =
-            Segmentation { protocol: Protocol::TcpV4, segment_bytes: SEGMENT, header_bytes, ecn: false };
+        let segmentation = Segmentation { protocol: Protocol::TcpV4, segment_bytes: SEGMENT, header_bytes, ecn: false };
         let checksum = Checksum::Partial { start, offset: shape.checksum() };
         Some(Received { len: self.frame.len(), offload: Offload { checksum, segmentation: Some(segmentation) } })
     }

@@ -37,7 +37,8 @@ impl Program {
     fn start(name: &str, arguments: &[&str]) -> Option<Self> {
         let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/gvproxy/usr/bin").join(name);
         let path = if unpacked.exists() { unpacked } else { name.into() };
-        let started = Command::new(path).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let started =
+            Command::new(path).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let Ok(child) = started else {
             assert!(std::env::var_os("CI").is_none(), "{name} is missing: tests/run gets it");
             eprintln!("skipped: {name} is missing (tests/run gets it)");
@@ -270,7 +271,8 @@ fn lossy_stream(at: &Path, to: &Path) -> Arc<AtomicU64> {
 /// The same with datagrams, whose first one is a greeting.
 fn lossy_datagrams(at: &Path, to: &Path) -> Arc<AtomicU64> {
     let lost = Arc::new(AtomicU64::new(0));
-    let (to_guest, to_program) = (UnixDatagram::bind(at).unwrap(), UnixDatagram::bind(at.with_extension("own")).unwrap());
+    let (to_guest, to_program) =
+        (UnixDatagram::bind(at).unwrap(), UnixDatagram::bind(at.with_extension("own")).unwrap());
     to_program.connect(to).unwrap();
     let (names, name) = mpsc::channel();
     let [mut there, mut back] = [Loss::new(3, &lost), Loss::new(4, &lost)];
@@ -454,7 +456,8 @@ fn tap_connects_the_guest_with_the_host_and_large_frames_go_through_whole() {
         unshare_network();
         let directory = tempfile::tempdir().unwrap();
         let Some(mut guest) = Guest::boot_alone("tap=mini0", directory.path()) else { return };
-        let status = Command::new("sh").args(["-c", "ip link set mini0 up; ip addr add 203.0.113.1/24 dev mini0"]).status();
+        let status =
+            Command::new("sh").args(["-c", "ip link set mini0 up; ip addr add 203.0.113.1/24 dev mini0"]).status();
         assert!(status.unwrap().success());
         guest.run("ip addr add 203.0.113.2/24 dev eth0; echo up");
         guest.expect("up");
@@ -485,7 +488,10 @@ fn address_is_the_machines_own_and_the_same_each_time() {
     let path = directory.path().join("silent");
     let _listener = UnixListener::bind(&path).unwrap();
     let address = |net: &str| {
-        session::output_of(session::boot("soft", &["--net", net]), "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu\n")
+        session::output_of(
+            session::boot("soft", &["--net", net]),
+            "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu\n",
+        )
     };
     let net = format!("stream={}", path.display());
     let first = address(&net);

@@ -146,8 +146,19 @@ impl Bench {
         let empty = || vec![VecDeque::new(); usize::from(pairs)];
         let reached = vec![VecDeque::new(); usize::from(pairs)];
         let now = Instant::now();
-        let mut bench =
-            Self { guest, port, cable, now, features, buffer, expected: empty(), reached, given: VecDeque::new(), gifts: 0, base: 0 };
+        let mut bench = Self {
+            guest,
+            port,
+            cable,
+            now,
+            features,
+            buffer,
+            expected: empty(),
+            reached,
+            given: VecDeque::new(),
+            gifts: 0,
+            base: 0,
+        };
         bench.settle();
         bench
     }
@@ -173,8 +184,12 @@ impl Bench {
 
     /// Frames of the back end that the device has done with.
     fn accounted(&self) -> u64 {
-        let count = |counter: fn(&NetCounters) -> &std::sync::atomic::AtomicU64| counter(self.port.counters()).load(Ordering::Relaxed);
-        count(|counters| &counters.frames_in) + count(|counters| &counters.filtered) + u64::from(self.cable.state().lost)
+        let count = |counter: fn(&NetCounters) -> &std::sync::atomic::AtomicU64| {
+            counter(self.port.counters()).load(Ordering::Relaxed)
+        };
+        count(|counters| &counters.frames_in)
+            + count(|counters| &counters.filtered)
+            + u64::from(self.cable.state().lost)
     }
 
     fn step(&mut self, step: &Step) {
@@ -214,13 +229,16 @@ impl Bench {
             Step::Pairs { count } => self.command(4, 0, &[count % 5, 0]),
             Step::Raw { queue, readable, writable, shape } => {
                 let buffer = |list: [(Address, Length); 2], kind: fn(u64, u32) -> Buffer, count: u8| {
-                    list.into_iter().take(count.into()).map(move |(address, len)| kind(address.resolve(), len.resolve()))
+                    list.into_iter()
+                        .take(count.into())
+                        .map(move |(address, len)| kind(address.resolve(), len.resolve()))
                 };
                 let mut chain: Vec<Buffer> = buffer(readable, Buffer::Read, shape & 3).collect();
                 chain.extend(buffer(writable, Buffer::Write, shape >> 2 & 3));
                 if !chain.is_empty() {
                     let queues = u8::try_from(2 * self.expected.len() + 1).expect("few");
-                    self.cable.give(&Content { is_tcp: true, is_v4: true, is_tagged: false, len: 99, fill: 0 }.frame(0));
+                    self.cable
+                        .give(&Content { is_tcp: true, is_v4: true, is_tagged: false, len: 99, fill: 0 }.frame(0));
                     self.guest.driver.send(u16::from(queue % queues), &chain);
                     // Whatever comes of it: the queue may have failed, and memory may have been written anywhere.
                     for _ in 0..MAX_ROUNDS {
@@ -271,8 +289,7 @@ impl Bench {
             };
         let header_bytes = u16::try_from(shape.payload()).expect("short");
         let protocol = shape.protocol();
-        let segmentation =
-            is_large.then_some(Segmentation { protocol, segment_bytes: 1000, header_bytes, ecn: false });
+        let segmentation = is_large.then_some(Segmentation { protocol, segment_bytes: 1000, header_bytes, ecn: false });
         let mut state = self.cable.state();
         // Not by more than the guest's buffers hold: it would wait for ever for some that it will never have.
         state.exaggerates = usize::from(exaggerates) % 8000;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{net, blk, fs, queue, registers, transport, vsock};
+use super::{blk, fs, net, queue, registers, transport, vsock};
 use crate::testing::property::{config, script};
 
 proptest! {
