@@ -12,7 +12,7 @@
 pub const PORT: u32 = 0x6d76_6167;
 /// The agent connects from a port below this: only a privileged program of the guest can (`CAP_NET_BIND_SERVICE`).
 pub const PRIVILEGED_PORTS: u32 = 1024;
-/// The first word of [`Hello`]; its last byte is the version.
+/// The first word of `Hello`; its last byte is the version.
 pub const MAGIC: u32 = 0x6d76_6601;
 /// The longest name of a file, and of a tag.
 pub const MAX_NAME_BYTES: usize = 255;

@@ -1,7 +1,7 @@
 //! The recipe of the bundle `docker`: a Debian kernel, an initramfs that finds the root disk, and that root, a read-only squashfs with
 //! containerd and dockerd, started by scripts of ours (`firmware/guest/docker/`).
 //!
-//! Packages are unpacked and their maintainer scripts are not run, so what only those need is left out, and what they
+//! Packages are unpacked and their maintainer scripts are not run, so what only those need is left out (`WITHOUT`), and what they
 //! would have done that matters is done here: the `iptables` alternative, the file of CA certificates, accounts. There is no
 //! `ld.so.cache`: the loader of a Debian libc looks into the few directories that there are by itself.
 //!

@@ -186,7 +186,7 @@ impl<'a> Repository<'a> {
         stanza.and_then(package).ok_or_else(missing)
     }
 
-    /// The packages `names` and all that they need, as [`resolve`] says.
+    /// The packages `names` and all that they need, as [`resolve`](super::resolve) says.
     ///
     /// # Errors
     /// [`RepositoryError::NoPackage`]

@@ -1,7 +1,7 @@
 //! The control socket: a Unix socket on which the machine's owner changes what can change while it runs.
 //!
 //! It lives on the I/O thread. A client that says too much at once, or does not read its answers, is closed; so a client costs at most
-//! [`MAX_LINE_BYTES`], and there are [`MAX_CLIENTS`].
+//! `MAX_LINE_BYTES`, and there are `MAX_CLIENTS`.
 
 mod protocol;
 

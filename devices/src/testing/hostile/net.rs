@@ -29,7 +29,6 @@ const NOBODY: u8 = 0xff;
 
 /// What a frame is made of.
 #[derive(Clone, Copy, Debug, Arbitrary)]
-#[expect(clippy::struct_excessive_bools, reason = "each says something else")]
 #[expect(missing_docs, reason = "fields say what they are")]
 pub struct Content {
     pub is_tcp: bool,

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! It runs on the I/O thread and knows time as a parameter, sockets by [`Outside`]. What a guest may take of the host is in
-//! [`limits`]; where it may go, in [`policy`]. A flow that waits for the guest waits in the host's kernel: frames for it are made
+//! `limits`; where it may go, in `policy`. A flow that waits for the guest waits in the host's kernel: frames for it are made
 //! when it takes them.
 
 mod dhcp;

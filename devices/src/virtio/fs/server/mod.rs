@@ -4,8 +4,8 @@
 //! a request whose lengths lie, or that names what it may not, is answered with an error; only a chain that cannot carry a header, or
 //! that leads outside guest memory, is a breach of the virtio protocol and costs the guest its queue.
 //!
-//! Three things are decided here and nowhere else: what the guest may keep in its caches and for how long ([`policy`]), what was agreed at INIT
-//! ([`session`]), and which requests are refused without a look at the share ([`request`], and everything that modifies a read-only one).
+//! Three things are decided here and nowhere else: what the guest may keep in its caches and for how long (`policy`), what was agreed at INIT
+//! (`session`), and which requests are refused without a look at the share (`request`, and everything that modifies a read-only one).
 
 mod counters;
 mod policy;
