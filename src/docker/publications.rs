@@ -15,12 +15,13 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Longest request.
 const MAX_LINE_BYTES: u64 = 1024;
-/// Ports at a time.
+/// Ports at a time, and connections: each has a thread. Others are closed.
 const MAX_PORTS: usize = 1024;
 /// Refusals that are remembered.
 const MAX_REFUSED: usize = 16;
@@ -80,8 +81,11 @@ pub struct Published {
 
 /// Answers the guest's requests for ports.
 pub struct Publications {
+    max_ports: usize,
     publisher: Box<dyn Publisher>,
     published: Mutex<Published>,
+    /// The guest may open more than it uses.
+    connections: AtomicUsize,
     changed: Box<dyn Fn(&Published) + Send + Sync>,
 }
 
@@ -94,7 +98,16 @@ impl fmt::Debug for Publications {
 impl Publications {
     /// None yet. `changed` is called, on some thread, whenever there are others.
     pub fn new(publisher: Box<dyn Publisher>, changed: impl Fn(&Published) + Send + Sync + 'static) -> Self {
-        Self { publisher, published: Mutex::default(), changed: Box::new(changed) }
+        Self::with_limit(MAX_PORTS, publisher, changed)
+    }
+
+    fn with_limit(
+        max_ports: usize,
+        publisher: Box<dyn Publisher>,
+        changed: impl Fn(&Published) + Send + Sync + 'static,
+    ) -> Self {
+        let connections = AtomicUsize::new(0);
+        Self { max_ports, publisher, published: Mutex::default(), connections, changed: Box::new(changed) }
     }
 
     /// Answers those who connect to `listener`, for as long as the process lives.
@@ -105,18 +118,31 @@ impl Publications {
         let this = Arc::new(self);
         let body = move || {
             loop {
-                let accepted = listener.accept().and_then(|(stream, _)| {
-                    let this = this.clone();
-                    let serve = move || this.answer(&stream);
-                    std::thread::Builder::new().name("published port".to_owned()).spawn(serve)
-                });
-                if let Err(error) = accepted {
+                if let Err(error) = listener.accept().and_then(|(stream, _)| this.clone().welcome(stream)) {
                     tracing::warn!("cannot publish a port: {error}");
                     std::thread::sleep(ACCEPT_RETRY);
                 }
             }
         };
         std::thread::Builder::new().name("published ports".to_owned()).spawn(body).map(drop)
+    }
+
+    fn welcome(self: Arc<Self>, stream: UnixStream) -> io::Result<()> {
+        // Relaxed: only the number matters.
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.max_ports {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let this = self.clone();
+        let serve = move || {
+            this.answer(&stream);
+            this.connections.fetch_sub(1, Ordering::Relaxed);
+        };
+        let spawned = std::thread::Builder::new().name("published port".to_owned()).spawn(serve);
+        if spawned.is_err() {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        spawned.map(drop)
     }
 
     /// One port, from the request to the end of the connection.
@@ -149,9 +175,6 @@ impl Publications {
     }
 
     fn open(&self, port: Port) -> Result<(), String> {
-        if self.published.lock().unwrap_or_else(PoisonError::into_inner).ports.len() >= MAX_PORTS {
-            return Err(format!("cannot publish more than {MAX_PORTS} ports"));
-        }
         self.publisher.open(&port)?;
         self.change(|published| published.ports.push(port));
         Ok(())
@@ -237,8 +260,9 @@ mod tests {
             let path = directory.path().join("s");
             let (calls_in, calls) = mpsc::channel();
             let (states_in, states) = mpsc::channel();
-            let publications =
-                Publications::new(Box::new(Fake(calls_in)), move |published| drop(states_in.send(published.clone())));
+            let publications = Publications::with_limit(4, Box::new(Fake(calls_in)), move |published| {
+                drop(states_in.send(published.clone()));
+            });
             publications.serve(UnixListener::bind(&path).unwrap()).unwrap();
             Self { _directory: directory, path, calls, states }
         }
@@ -270,6 +294,15 @@ mod tests {
         let (_, answer) = fixture.ask(&WEB.replace("8080", "1"));
         assert_eq!(answer, "port 1 is taken\n");
         assert_eq!(fixture.states.recv().unwrap().refused, ["port 1 is taken"]);
+    }
+
+    #[test]
+    fn connections_of_a_guest_that_wants_too_many_are_closed() {
+        let fixture = Fixture::new();
+        let silent: Vec<_> = (0..4).map(|_| UnixStream::connect(&fixture.path).unwrap()).collect();
+        let (_, answer) = fixture.ask(WEB);
+        assert_eq!(answer, "");
+        drop(silent);
     }
 
     #[test]

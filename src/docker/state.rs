@@ -222,9 +222,9 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Use`] for the first file that stays.
     pub fn wipe(&self) -> Result<(), StateError> {
-        let old_log = self.console_log().with_added_extension("1");
+        let [old_console, old_log] = [self.console_log(), self.own_log()].map(|log| log.with_added_extension("1"));
         let status = self.path.join("status.json");
-        for path in [self.data_disk(), self.console_log(), old_log, self.own_log(), status] {
+        for path in [self.data_disk(), self.console_log(), old_console, self.own_log(), old_log, status] {
             match fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(StateError::Use { path, source });

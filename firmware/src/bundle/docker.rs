@@ -5,8 +5,9 @@
 //! would have done that matters is done here: the `iptables` alternative, the file of CA certificates, accounts. There is no
 //! `ld.so.cache`: the loader of a Debian libc looks into the few directories that there are by itself.
 //!
-//! The root is not compressed: a software CPU spends longer unpacking the 250 MB of programs that are read on the way to an answering dockerd than any
-//! host's disk spends reading them, and only a cache directory pays for it, with 290 MB.
+//! The root is not compressed. Counted on the software CPU, reading dockerd's 69 MB from squashfs takes a guest 101 million instructions
+//! as it is, 256 million with lz4, 860 million with zstd and 1,239 million with gzip; only the cache directory pays for that, with 418 MB in place of
+//! some 190 MB with lz4.
 
 use std::fs;
 use std::path::Path;

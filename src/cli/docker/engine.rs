@@ -122,6 +122,8 @@ impl Word {
 pub fn run(state: &StateDirectory, start: Instant) -> Result<(), DockerError> {
     // The terminal of whoever started us is not ours. Fails for a leader of a process group, which has been moved already.
     let _ = rustix::process::setsid();
+    // First of all: whoever writes them must not find us gone.
+    let options = Options::read(io::stdin())?;
     let _claim = match state.claim() {
         Err(StateError::Running) => {
             Word::Running.say();
@@ -129,7 +131,6 @@ pub fn run(state: &StateDirectory, start: Instant) -> Result<(), DockerError> {
         }
         claim => claim?,
     };
-    let options = Options::read(io::stdin())?;
     log::start(false, 0);
     let board = StatusBoard::new(state, start);
     let result = run_machine(state, &options, start, &board);

@@ -20,6 +20,8 @@ use crate::docker::folders::Folders;
 use crate::docker::state::StateDirectory;
 use crate::hypervisor::Choice;
 
+/// A log of our own process that is larger gives way to a new one, at a start.
+const MAX_LOG_BYTES: u64 = 4 << 20;
 /// The bundle with dockerd.
 const BUNDLE: &str = "docker";
 
@@ -159,6 +161,10 @@ fn is_the_guests(path: &Path) -> bool {
 /// Starts the process in the background: its standard input has the options, its standard output what it has to say, and the rest is in
 /// its log.
 fn spawn(state: &StateDirectory, options: &Options) -> Result<Child, DockerError> {
+    if std::fs::metadata(state.own_log()).is_ok_and(|log| log.len() > MAX_LOG_BYTES) {
+        // Where it cannot be moved, it goes on.
+        let _ = std::fs::rename(state.own_log(), state.own_log().with_added_extension("1"));
+    }
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(state.own_log());
     let log = log.map_err(|source| DockerError::Log { path: state.own_log(), source })?;
     let program = std::env::current_exe().map_err(DockerError::Spawn)?;
