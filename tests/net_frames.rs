@@ -10,15 +10,14 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use support::{guest_program, minivmm, session};
-use tempfile::TempDir;
 
 mod support;
 
@@ -329,14 +328,13 @@ fn passt_lets_the_host_in_with_frames_as_large_as_there_are() {
     let Some(_passt) = Program::passt_at(&socket, "65520", port) else { return };
     let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
     assert_eq!(guest.word("cat /sys/class/net/eth0/mtu"), "65520");
-    guest.run("/tmp/n take 5001 | md5sum & sleep 1; echo listening");
+    guest.run("/tmp/n take 5001 | (read -r listening; echo $listening; md5sum)");
     guest.expect("listening");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let expected = md5sum(|sink| sink.write_all(b"from the host").unwrap());
     stream.write_all(b"from the host").unwrap();
     drop(stream);
-    guest.run("wait");
-    assert!(guest.line().starts_with(&expected));
+    assert_eq!(guest.line(), format!("{expected}  -"));
     guest.end();
 }
 
