@@ -404,7 +404,7 @@ fn peer_that_is_stopped_and_goes_on_is_only_slow() {
     let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    guest.run(&format!("data 16 | /tmp/n cat {GVPROXY_HOST} {port}; echo sent"));
+    guest.run(&format!("(data 16 | /tmp/n cat {GVPROXY_HOST} {port}; echo sent) &"));
     let (mut stream, _) = listener.accept().unwrap();
     let mut begun = vec![0; 1 << 20];
     stream.read_exact(&mut begun).unwrap();
