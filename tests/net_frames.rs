@@ -10,15 +10,14 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use support::{guest_program, minivmm, session};
-use tempfile::TempDir;
 
 mod support;
 
@@ -65,10 +64,10 @@ impl Program {
         Some(program)
     }
 
-    /// gvproxy, whose socket of the kind `option` is `socket`.
-    fn gvproxy(option: &str, scheme: &str, socket: &Path) -> Option<Self> {
-        let address = format!("{scheme}://{}", socket.display());
-        let mut program = Self::start("gvproxy", &[option, &address, "-ssh-port", "-1"])?;
+    /// gvproxy, which listens at `socket`.
+    fn gvproxy(socket: &Path) -> Option<Self> {
+        let address = format!("unix://{}", socket.display());
+        let mut program = Self::start("gvproxy", &["-listen-qemu", &address, "-ssh-port", "-1"])?;
         program.wait_for(socket);
         Some(program)
     }
@@ -126,6 +125,7 @@ impl Guest {
         guest.run("cat /dev/vda >/tmp/n; chmod +x /tmp/n; echo 0 >/proc/sys/kernel/printk");
         // A block that repeats makes a stream; so neither end has to keep it.
         guest.run("data() { i=0; while [ $i -lt $1 ]; do cat /tmp/block; i=$((i + 1)); done; }");
+        guest.run("mkfifo /tmp/never; sleep 1000000 >/tmp/never &");
         guest.run("dd if=/dev/urandom of=/tmp/block bs=1M count=1 2>/dev/null; md5sum </tmp/block");
         guest.line();
         Some(guest)
@@ -200,7 +200,8 @@ fn transfer_both_ways(guest: &mut Guest, host: &str, mebibytes: u64) {
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut block).unwrap();
     let send = |to: &mut dyn Write| (0..mebibytes).for_each(|_| to.write_all(&block).unwrap());
     let expected = md5sum(send);
-    guest.run(&format!("/tmp/n cat {host} {port} </dev/null | md5sum"));
+    // Its input does not end: gvproxy ends both directions with the first.
+    guest.run(&format!("nc {host} {port} </tmp/never | md5sum"));
     let (mut stream, _) = listener.accept().unwrap();
     send(&mut stream);
     stream.shutdown(Shutdown::Write).unwrap();
@@ -233,20 +234,22 @@ impl Loss {
     }
 }
 
+/// The next frame, with its length before it; `None` at the end.
+fn read_frame(from: &mut impl Read) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length).ok()?;
+    let mut frame = length.to_vec();
+    frame.resize(4 + usize::try_from(u32::from_be_bytes(length)).unwrap(), 0);
+    from.read_exact(&mut frame[4..]).ok()?;
+    Some(frame)
+}
+
 /// Moves frames from one stream to the other until either ends.
 fn relay_stream(from: UnixStream, mut to: UnixStream, mut loss: Loss) {
     std::thread::spawn(move || {
         let mut from = BufReader::with_capacity(1 << 18, from);
-        let mut frame = Vec::new();
-        loop {
-            let mut length = [0; 4];
-            if from.read_exact(&mut length).is_err() {
-                break;
-            }
-            frame.clear();
-            frame.extend(length);
-            frame.resize(4 + usize::try_from(u32::from_be_bytes(length)).unwrap(), 0);
-            if from.read_exact(&mut frame[4..]).is_err() || (!loss.is_lost() && to.write_all(&frame).is_err()) {
+        while let Some(frame) = read_frame(&mut from) {
+            if !loss.is_lost() && to.write_all(&frame).is_err() {
                 break;
             }
         }
@@ -268,32 +271,30 @@ fn lossy_stream(at: &Path, to: &Path) -> Arc<AtomicU64> {
     lost
 }
 
-/// The same with datagrams, whose first one is a greeting.
-fn lossy_datagrams(at: &Path, to: &Path) -> Arc<AtomicU64> {
+/// A relay between a guest's datagrams at `at` and the stream socket of the program at `to`: gvproxy takes datagrams only on a Mac.
+/// Without `lossy`, nothing is lost.
+fn datagrams(at: &Path, to: &Path, lossy: bool) -> Arc<AtomicU64> {
     let lost = Arc::new(AtomicU64::new(0));
-    let (to_guest, to_program) =
-        (UnixDatagram::bind(at).unwrap(), UnixDatagram::bind(at.with_extension("own")).unwrap());
-    to_program.connect(to).unwrap();
-    let (names, name) = mpsc::channel();
+    let (to_guest, to) = (UnixDatagram::bind(at).unwrap(), to.to_owned());
     let [mut there, mut back] = [Loss::new(3, &lost), Loss::new(4, &lost)];
-    let (from_guest, from_program) = (to_guest.try_clone().unwrap(), to_program.try_clone().unwrap());
     std::thread::spawn(move || {
         let mut frame = vec![0; 1 << 17];
-        while let Ok((len, from)) = from_guest.recv_from(&mut frame) {
-            let is_greeting = len == 4;
-            if is_greeting {
-                names.send(from.as_pathname().unwrap().to_owned()).unwrap();
+        let (len, from) = to_guest.recv_from(&mut frame).unwrap();
+        assert_eq!(&frame[..len], b"VFKT");
+        let mut program = UnixStream::connect(to).unwrap();
+        let (answers, guest) = (program.try_clone().unwrap(), to_guest.try_clone().unwrap());
+        guest.connect(from.as_pathname().unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let mut answers = BufReader::with_capacity(1 << 18, answers);
+            while let Some(frame) = read_frame(&mut answers) {
+                if !(lossy && back.is_lost()) && guest.send(&frame[4..]).is_err() {
+                    break;
+                }
             }
-            if (is_greeting || !there.is_lost()) && to_program.send(&frame[..len]).is_err() {
-                break;
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        let mut frame = vec![0; 1 << 17];
-        let name: PathBuf = name.recv().unwrap();
-        while let Ok(len) = from_program.recv(&mut frame) {
-            if !back.is_lost() && to_guest.send_to(&frame[..len], &name).is_err() {
+        });
+        while let Ok(len) = to_guest.recv(&mut frame) {
+            let framed = [&u32::try_from(len).unwrap().to_be_bytes(), &frame[..len]].concat();
+            if !(lossy && there.is_lost()) && program.write_all(&framed).is_err() {
                 break;
             }
         }
@@ -327,14 +328,13 @@ fn passt_lets_the_host_in_with_frames_as_large_as_there_are() {
     let Some(_passt) = Program::passt_at(&socket, "65520", port) else { return };
     let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
     assert_eq!(guest.word("cat /sys/class/net/eth0/mtu"), "65520");
-    guest.run("/tmp/n take 5001 | md5sum & sleep 1; echo listening");
+    guest.run("/tmp/n take 5001 | (read -r listening; echo $listening; md5sum)");
     guest.expect("listening");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let expected = md5sum(|sink| sink.write_all(b"from the host").unwrap());
     stream.write_all(b"from the host").unwrap();
     drop(stream);
-    guest.run("wait");
-    assert!(guest.line().starts_with(&expected));
+    assert_eq!(guest.line(), format!("{expected}  -"));
     guest.end();
 }
 
@@ -342,18 +342,19 @@ fn passt_lets_the_host_in_with_frames_as_large_as_there_are() {
 fn gvproxy_serves_the_guest_over_a_stream() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("gvproxy");
-    let Some(_gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(_gvproxy) = Program::gvproxy(&socket) else { return };
     let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
     transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes());
     assert_eq!(guest.end()["malformed"], 0);
 }
 
 #[test]
-fn gvproxy_serves_the_guest_over_datagrams() {
+fn guest_is_served_over_datagrams() {
     let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("gvproxy");
-    let Some(_gvproxy) = Program::gvproxy("-listen-vfkit", "unixgram", &socket) else { return };
-    let Some(mut guest) = Guest::boot(&format!("dgram={}", socket.display()), directory.path()) else { return };
+    let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
+    let Some(_gvproxy) = Program::gvproxy(&socket) else { return };
+    datagrams(&relay, &socket, false);
+    let Some(mut guest) = Guest::boot(&format!("dgram={}", relay.display()), directory.path()) else { return };
     transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes());
     assert_eq!(guest.end()["malformed"], 0);
 }
@@ -362,7 +363,7 @@ fn gvproxy_serves_the_guest_over_datagrams() {
 fn stream_that_loses_every_hundredth_frame_carries_everything() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
-    let Some(_gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(_gvproxy) = Program::gvproxy(&socket) else { return };
     let lost = lossy_stream(&relay, &socket);
     let Some(mut guest) = Guest::boot(&format!("stream={}", relay.display()), directory.path()) else { return };
     transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes().div_ceil(8));
@@ -387,8 +388,8 @@ fn passt_carries_everything_over_a_stream_that_loses_every_hundredth_frame() {
 fn datagrams_of_which_every_hundredth_is_lost_carry_everything() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, relay) = (directory.path().join("gvproxy"), directory.path().join("relay"));
-    let Some(_gvproxy) = Program::gvproxy("-listen-vfkit", "unixgram", &socket) else { return };
-    let lost = lossy_datagrams(&relay, &socket);
+    let Some(_gvproxy) = Program::gvproxy(&socket) else { return };
+    let lost = datagrams(&relay, &socket, true);
     let Some(mut guest) = Guest::boot(&format!("dgram={}", relay.display()), directory.path()) else { return };
     transfer_both_ways(&mut guest, GVPROXY_HOST, mebibytes().div_ceil(8));
     assert!(lost.load(Ordering::Relaxed) > 10, "the line has lost nothing");
@@ -399,11 +400,11 @@ fn datagrams_of_which_every_hundredth_is_lost_carry_everything() {
 fn peer_that_is_stopped_and_goes_on_is_only_slow() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("gvproxy");
-    let Some(gvproxy) = Program::gvproxy("-listen-qemu", "unix", &socket) else { return };
+    let Some(gvproxy) = Program::gvproxy(&socket) else { return };
     let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    guest.run(&format!("data 16 | /tmp/n cat {GVPROXY_HOST} {port}; echo sent"));
+    guest.run(&format!("(data 16 | /tmp/n cat {GVPROXY_HOST} {port}; echo sent) &"));
     let (mut stream, _) = listener.accept().unwrap();
     let mut begun = vec![0; 1 << 20];
     stream.read_exact(&mut begun).unwrap();
@@ -420,22 +421,19 @@ fn peer_that_is_stopped_and_goes_on_is_only_slow() {
 
 #[test]
 fn peer_that_is_killed_takes_the_link_down_and_another_takes_it_up() {
-    for (option, scheme, kind) in [("-listen-qemu", "unix", "stream"), ("-listen-vfkit", "unixgram", "dgram")] {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("gvproxy");
-        let Some(gvproxy) = Program::gvproxy(option, scheme, &socket) else { return };
-        let Some(mut guest) = Guest::boot(&format!("{kind}={}", socket.display()), directory.path()) else { return };
-        drop(gvproxy);
-        // Who sends datagrams notices by sending one.
-        guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do ping -c 1 -W 1 192.168.127.1 >/dev/null; done; echo down");
-        guest.expect("down");
-        std::fs::remove_file(&socket).unwrap();
-        let Some(_gvproxy) = Program::gvproxy(option, scheme, &socket) else { return };
-        guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done; echo up");
-        guest.expect("up");
-        transfer_both_ways(&mut guest, GVPROXY_HOST, 1);
-        assert_eq!(guest.end()["link_changes"], 2, "{kind}");
-    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("gvproxy");
+    let Some(gvproxy) = Program::gvproxy(&socket) else { return };
+    let Some(mut guest) = Guest::boot(&format!("stream={}", socket.display()), directory.path()) else { return };
+    drop(gvproxy);
+    guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.1; done; echo down");
+    guest.expect("down");
+    std::fs::remove_file(&socket).unwrap();
+    let Some(_gvproxy) = Program::gvproxy(&socket) else { return };
+    guest.run("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done; echo up");
+    guest.expect("up");
+    transfer_both_ways(&mut guest, GVPROXY_HOST, 1);
+    assert_eq!(guest.end()["link_changes"], 2);
 }
 
 /// For this thread and the processes that it starts.
