@@ -154,13 +154,14 @@ static void data(void) {
     report("pwrite_fsync", start, 200);
     close(fd);
     drop_caches();
-    fd = open("data", O_RDONLY | O_DIRECT);
-    check(fd, "direct");
-    void *aligned = aligned_alloc(4096, 4096);
-    start = now();
-    LOOP(2000) check(pread(fd, aligned, 4096, (random = random * 1103515245 + 12345) / 65536 % (mib * 256) * 4096L), "pread");
-    report("pread_4k_direct", start, 2000);
-    close(fd);
+    // virtiofsd takes an arm64 guest's O_DIRECT for the O_DIRECTORY that it is on x86.
+    if ((fd = open("data", O_RDONLY | O_DIRECT)) >= 0) {
+        void *aligned = aligned_alloc(4096, 4096);
+        start = now();
+        LOOP(2000) check(pread(fd, aligned, 4096, (random = random * 1103515245 + 12345) / 65536 % (mib * 256) * 4096L), "pread");
+        report("pread_4k_direct", start, 2000);
+        close(fd);
+    }
     fd = open("data", O_RDONLY);
     const volatile char *map = mmap(NULL, (size_t)mib << 20, PROT_READ, MAP_SHARED, fd, 0);
     check(map == MAP_FAILED ? -1 : 0, "mmap");
