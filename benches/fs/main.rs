@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minivmm::host::fs::{Budget, Ownership, Share};
+use minivmm_devices::bus::MmioDevice;
 use minivmm_devices::testing::{Level, register};
 use minivmm_devices::virtio::fs::abi::{
     CreateIn, EntryOut, ForgetIn, GetattrIn, InitIn, OpenIn, OpenOut, ReadIn, ReleaseIn, WriteIn, opcode, open_flags,
@@ -341,7 +342,7 @@ fn ours(directory: &Path) -> Result<Guest> {
     let (memory, _) = new_memory()?;
     let (_, line) = Level::new_line();
     let mut transport = MmioTransport::new(Box::new(device), memory.clone(), line);
-    let mut write = |transport: &mut MmioTransport, offset: u64, value: u32| {
+    let write = |transport: &mut MmioTransport, offset: u64, value: u32| {
         transport.write(offset, &value.to_le_bytes()).expect("a register");
     };
     write(&mut transport, register::STATUS, 3);

@@ -2,8 +2,8 @@
 //!
 //! The hiprio queue has one of its own, so that FORGETs never wait behind a request. All request queues share the others: a notification
 //! wakes one, which serves the request itself, without another hand-over, and sleeps again. Threads beyond the first are started when
-//! they are needed: when more requests wait in a queue than the thread that serves it should keep to itself, or before one that may
-//! take long, so that somebody watches the queue meanwhile.
+//! they are needed: when requests wait in a queue while those before them turn out slow, or before one that may take long, so that
+//! somebody watches the queue meanwhile. (Short requests are not shared: one thread serves them faster than it wakes another.)
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -15,16 +15,20 @@ use crate::virtio::GuestMemory;
 use crate::virtio::doorbell::Doorbell;
 use crate::virtio::queue::Queue;
 
-/// Requests that wait behind the one a thread takes before it calls another to help: waking one costs more than a short request does.
+/// Requests that wait behind the one a thread takes before it calls another to help, if requests are slow.
 const BACKLOG_TO_SHARE: u16 = 2;
+/// A request is slow if it takes longer than waking another thread does, several times over: the host waited for a disk.
+const SLOW_REQUEST: Duration = Duration::from_micros(50);
 
 /// How long a thread looks at a queue that is empty before it sleeps, where requests follow each other as quickly as this.
 const POLL_WINDOW: Duration = Duration::from_micros(50);
+/// A sleep that polling would have saved, most likely: the window, and what waking up took.
+const SHORT_SLEEP: Duration = Duration::from_micros(150);
 /// Looks at the ring between two at the clock.
 const POLL_SPINS: u32 = 64;
 
 /// Whether looking on is worth it: the driver's next request comes sooner than a sleeping thread wakes up, and needs no notification,
-/// which costs a vCPU an exit. So it is after a sleep that was shorter than [`POLL_WINDOW`], until one look was in vain.
+/// which costs a vCPU an exit. So it is after a sleep that was shorter than [`SHORT_SLEEP`], until one look was in vain.
 #[derive(Debug, Default)]
 struct Polling {
     is_worth_it: bool,
@@ -46,7 +50,7 @@ impl Polling {
 
     fn woken(&mut self, now: Instant) {
         let slept = self.asleep_since.take().map(|since| now.saturating_duration_since(since));
-        self.is_worth_it = slept.is_some_and(|slept| slept < POLL_WINDOW);
+        self.is_worth_it = slept.is_some_and(|slept| slept < SHORT_SLEEP);
     }
 }
 
@@ -183,6 +187,7 @@ impl Shared {
         scratch: &mut Scratch,
         polling: &mut Polling,
     ) {
+        let mut is_slow = false;
         let mut queue = lock(queue_lock);
         while !shared.crew.is_stopped() {
             queue.disable_notification();
@@ -201,13 +206,15 @@ impl Shared {
                 }
                 break;
             };
-            let backlog = queue.backlog();
+            let has_backlog = queue.backlog() >= BACKLOG_TO_SHARE;
             drop(queue);
-            if backlog >= BACKLOG_TO_SHARE {
+            if has_backlog && is_slow {
                 Self::call_help(shared, number);
             }
+            let start = has_backlog.then(Instant::now);
             let mut before_long = || Self::leave_watched(shared, number, queue_lock);
             let served = shared.server.serve(&chain, &shared.memory, scratch, &mut before_long);
+            is_slow = start.is_some_and(|start| start.elapsed() > SLOW_REQUEST);
             queue = lock(queue_lock);
             match served {
                 Ok(written) => {
@@ -262,12 +269,12 @@ mod tests {
         polling.woken(at(0));
         assert_eq!(polling.window(), None, "nothing is known yet");
         polling.sleeping(at(10));
-        polling.woken(at(59));
+        polling.woken(at(159));
         assert_eq!(polling.window(), Some(POLL_WINDOW));
         polling.failed();
         assert_eq!(polling.window(), None);
-        polling.sleeping(at(100));
-        polling.woken(at(150));
+        polling.sleeping(at(200));
+        polling.woken(at(350));
         assert_eq!(polling.window(), None, "too long a sleep");
     }
 }

@@ -314,8 +314,7 @@ pub(super) fn may_take_long(operation: &Operation<'_>) -> bool {
         | Operation::Fsyncdir { .. }
         | Operation::Syncfs
         | Operation::Fallocate { .. }
-        | Operation::CopyFileRange { .. }
-        | Operation::Readdir { .. } => true,
+        | Operation::CopyFileRange { .. } => true,
         Operation::Read { size, .. } | Operation::Write { size, .. } => *size > SHORT_TRANSFER_BYTES,
         Operation::Open(flags) | Operation::Create(_, flags, _) => flags.truncate,
         Operation::Setattr(_, changes) => changes.size.is_some(),
@@ -324,7 +323,7 @@ pub(super) fn may_take_long(operation: &Operation<'_>) -> bool {
 }
 
 /// Data up to this much is copied faster than another thread wakes up.
-const SHORT_TRANSFER_BYTES: u32 = 32 << 10;
+const SHORT_TRANSFER_BYTES: u32 = 128 << 10;
 
 fn creation(caller: Caller, mode_bits: u32, umask: u32) -> Creation {
     Creation { caller, mode: mode_bits & mode::PERMISSIONS, umask: umask & 0o777 }
