@@ -7,6 +7,7 @@ pub mod control;
 mod datagram_errors;
 pub mod disk;
 pub mod escape;
+mod file_limit;
 pub mod fs;
 #[cfg_attr(target_os = "linux", path = "hole_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "hole_portable.rs")]

@@ -63,7 +63,7 @@ impl Guest {
 
     /// As [`Self::boot`], sharing `share`.
     pub fn boot_with(share: Option<&Path>, host: Host, share_options: &str, options: &[&str]) -> Option<Self> {
-        let image = system::image()?;
+        let image = system_image()?;
         let alone = session::alone();
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -206,6 +206,18 @@ impl Drop for Guest {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The image. `None`, with a line, where it cannot be made and `CI` does not insist.
+fn system_image() -> Option<PathBuf> {
+    match system::make() {
+        Ok(image) => Some(image),
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "the guest's system cannot be made: {error}");
+            eprintln!("skipped: the guest's system cannot be made: {error}");
+            None
+        }
     }
 }
 

@@ -56,18 +56,6 @@ const FILES: [(&str, &str); 5] = [
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// The image. `None`, with a line, where it cannot be made and `CI` does not insist.
-pub fn image() -> Option<PathBuf> {
-    match make() {
-        Ok(image) => Some(image),
-        Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "the guest's system cannot be made: {error}");
-            eprintln!("skipped: the guest's system cannot be made: {error}");
-            None
-        }
-    }
-}
-
 /// The image, from the cache or made now.
 pub fn make() -> Result<PathBuf> {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("system");

@@ -414,6 +414,7 @@ fn complete(tree: &mut Tree, busybox: Vec<u8>) -> Result<(), ShellError> {
             tree.symlink(&path, "busybox");
         }
     }
+    tree.file("usr/lib/minivmm/agent", 0o755, crate::agent::PROGRAM.to_vec());
     for (path, permissions, content) in GUEST_FILES {
         tree.file(path, u16::try_from(permissions).unwrap_or(0), content.as_bytes().to_vec());
     }

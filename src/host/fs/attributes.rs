@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use minivmm_devices::virtio::fs::attr::{Attr, SetAttr, Time, mode};
+use minivmm_devices::virtio::fs::attr::{Attr, SetAttr, mode};
 use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::{Access, Handle, NodeId, OpenFlags, SetXattr};
 
@@ -13,7 +13,7 @@ use super::nodes::Node;
 use super::ownership::{RECORD, RECORD_MAX_BYTES, Record, Seen, View, host_mode, without_privilege};
 use super::passthrough::system;
 use super::share::Share;
-use super::stat::Stat;
+use super::stat::{Identity, Stat};
 
 /// On a directory: some of its regular files stand for something else.
 const PLACEHOLDERS: &CStr = c"user.minivmm.placeholders";
@@ -22,9 +22,9 @@ const CAPABILITY: &CStr = c"user.minivmm.xattr.security.capability";
 
 /// Where the record of a symbolic link is, in its directory's attributes, on hosts whose links have none of their own. The birth time keeps it
 /// from a later link with the same number.
-fn link_record_name(stat: &Stat) -> CString {
-    let born = stat.btime.unwrap_or(Time { secs: 0, nanos: 0 });
-    let name = format!("user.minivmm.link.{:x}.{:x}.{:x}", stat.identity.ino, born.secs, born.nanos);
+fn link_record_name(link: &Identity) -> CString {
+    let born = link.born.unwrap_or_default();
+    let name = format!("user.minivmm.link.{:x}.{:x}.{:x}", link.ino, born.secs, born.nanos);
     CString::new(name).unwrap_or_default()
 }
 
@@ -189,7 +189,7 @@ impl Share {
 
     fn link_record(&self, node: &Arc<Node>, stat: &Stat, reach: Reach<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
         let directory = self.link_directory(node, reach)?;
-        system::xattr(directory.fd(), &link_record_name(stat), bytes)
+        system::xattr(directory.fd(), &link_record_name(&stat.identity), bytes)
     }
 
     fn store_link(
@@ -200,7 +200,7 @@ impl Share {
         reach: Reach<'_>,
     ) -> Result<(), Errno> {
         let directory = self.link_directory(node, reach)?;
-        let name = link_record_name(stat);
+        let name = link_record_name(&stat.identity);
         match record {
             Some(record) => system::set_xattr(directory.fd(), &name, record.encode().as_bytes(), SetXattr::default())
                 .map_err(not_ours),
@@ -216,12 +216,7 @@ impl Share {
     pub(super) fn carry_link(&self, link: &Arc<Node>, from: BorrowedFd<'_>, to: Option<BorrowedFd<'_>>) {
         let record = link.state().seen.and_then(|seen| seen.record);
         let (Some(record), false) = (record, system::LINKS_HAVE_ATTRIBUTES || self.view.is_none()) else { return };
-        let identity = link.identity;
-        let name = CString::new(match identity.born {
-            Some(born) => format!("user.minivmm.link.{:x}.{:x}.{:x}", identity.ino, born.secs, born.nanos),
-            None => format!("user.minivmm.link.{:x}.0.0", identity.ino),
-        })
-        .unwrap_or_default();
+        let name = link_record_name(&link.identity);
         if let Some(to) = to {
             let _ = system::set_xattr(to, &name, record.encode().as_bytes(), SetXattr::default());
         }

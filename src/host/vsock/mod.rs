@@ -24,12 +24,12 @@ use std::time::{Duration, Instant};
 
 use minivmm_devices::poll::{Interest, Pollable, Readiness, Token};
 use minivmm_devices::virtio::vsock::{MAX_CONNECTIONS, Vsock, VsockPort};
-use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::dialer::{Dialer, Routes};
 use self::handshake::Line;
 use self::socket::HostSocket;
 use super::console::Wakeup;
+use super::file_limit;
 use super::fs::AgentDoor;
 pub use super::listener::ListenError;
 use super::listener::Listener;
@@ -136,7 +136,7 @@ impl HostVsock {
     /// # Errors
     /// [`VsockError`].
     pub fn open(options: &VsockOptions) -> Result<Self, VsockError> {
-        raise_file_limit();
+        file_limit::raise(MAX_FILES);
         let edges = Arc::new(Edges::new().map_err(VsockError::Watch)?);
         let (woken, bell) = Wakeup::new().map_err(VsockError::Watch)?;
         edges.watch(woken.as_fd(), Token(OURS)).map_err(VsockError::Watch)?;
@@ -303,18 +303,6 @@ impl Pollable for HostVsock {
             (0..self.doors.len()).for_each(|index| self.accept(index, now));
         }
         self.work(now);
-    }
-}
-
-/// A guest may have more connections than a shell's usual limit of open files allows.
-fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(MAX_FILES, |maximum| maximum.min(MAX_FILES));
-    if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(wanted);
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::debug!("the limit of open files stays: {error}");
-        }
     }
 }
 

@@ -32,10 +32,11 @@ pub trait Coherence: Send + Sync {
     /// the guest knows of the name is not settled until [`Self::changed_name`].
     fn changing_name(&self, directory: NodeId, name: Name<'_>);
 
-    /// The guest itself has tried to; called once for each [`Self::changing_name`].
-    fn changed_name(&self, directory: NodeId, name: Name<'_>);
+    /// The guest itself has tried to; called once for each [`Self::changing_name`]. `is_new`: what the name stands for, if it does, was made by
+    /// that, and its kernel knows all of it.
+    fn changed_name(&self, directory: NodeId, name: Name<'_>, is_new: bool);
 
-    /// The guest itself has changed content or attributes of `node`.
+    /// The guest itself has changed content or attributes of `node`, in a way after which its kernel asks for them again.
     fn changed_content(&self, node: NodeId);
 
     /// The guest unmounted or went away: it knows nothing any more.

@@ -206,7 +206,7 @@ impl Queues {
             let Some(transmit) = pairs.get_mut(index).and_then(|pair| pair.transmit.as_mut()) else { continue };
             let pair = u16::try_from(index).unwrap_or(u16::MAX);
             let is_needed = steering.is_needed();
-            let mut steer = |flow| steering.sent(flow, pair);
+            let mut steer = |flow| steering.sent(flow, pair, around.now);
             let steer: Option<&mut dyn FnMut(Flow)> = if is_needed { Some(&mut steer) } else { None };
             match transmit.send(&mut sender, steer) {
                 Progress::Empty => {}
@@ -273,6 +273,7 @@ impl Queues {
                 Delivered::Frame(len) => {
                     count(&counters.frames_in, 1);
                     count(&counters.bytes_in, len as u64);
+                    self.steering.received(pending.flow, *now);
                     allowance.take(len);
                 }
                 Delivered::Nothing => allowance.take(0),

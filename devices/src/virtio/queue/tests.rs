@@ -448,3 +448,34 @@ fn driver_is_interrupted_for_any_of_the_chains_that_are_given_back_together() {
         assert_eq!(bench.serve_together(3), is_wanted, "event {event}");
     }
 }
+
+#[test]
+fn backlog_is_what_waits_and_a_watch_sees_what_comes() {
+    let mut bench = Bench::new(true);
+    let watch = bench.queue.watch();
+    assert!(!watch.sees_more());
+    assert_eq!(bench.queue.backlog(), 0);
+    bench.offer_singles(0..5);
+    assert!(watch.sees_more());
+    let chain = bench.queue.pop().unwrap();
+    assert_eq!(bench.queue.backlog(), 4);
+    bench.queue.complete(chain, 0);
+    (0..4).for_each(|_| drop(bench.queue.pop()));
+    assert!(!bench.queue.watch().sees_more());
+    // An index that claims more than the ring can hold.
+    bench.layout.set_avail_idx(&bench.memory, 0x4000);
+    assert_eq!(bench.queue.backlog(), bench.layout.size);
+}
+
+#[test]
+fn chain_in_the_memory_of_another_has_nothing_of_it() {
+    let mut bench = Bench::new(false);
+    bench.describe(0, Buffer::Read(BUFFERS, 16).descriptor(Some(1)));
+    bench.describe(1, Buffer::Write(BUFFERS + 0x100, 32).descriptor(None));
+    bench.offer(0);
+    let chain = bench.queue.pop().unwrap();
+    bench.queue.complete(chain, 32);
+    bench.offer_singles([5]);
+    let chain = bench.queue.pop().unwrap();
+    assert_eq!((segments(&chain.readable), segments(&chain.writable)), (vec![], vec![(BUFFERS + 64 * 5, 64)]));
+}

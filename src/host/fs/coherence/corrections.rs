@@ -87,7 +87,7 @@ pub fn decide(watch: &ShareWatch, news: &News, orders: &mut Vec<Order>) {
 
 fn of_directory(watch: &ShareWatch, directory: NodeId, change: Change, orders: &mut Vec<Order>) {
     let Ok(attr) = watch.share.getattr(directory, None) else { return };
-    if change.attributes && !watch.is_own_content(directory, attr.ctime) {
+    if change.attributes && !watch.is_own_change(directory, &attr, false) {
         orders.push(Order::node(Kind::Attributes, directory));
     }
 }
@@ -120,7 +120,8 @@ fn of_name(watch: &ShareWatch, directory: NodeId, name: &CStr, change: Change, o
                 look(directory, orders);
             }
             let is_touched = change.content || change.attributes;
-            if !is_news && is_touched && found.is_known && !watch.is_own_content(found.node, found.attr.ctime) {
+            if !is_news && is_touched && found.is_known && !watch.is_own_change(found.node, &found.attr, change.content)
+            {
                 let kind = if change.content { Kind::Modified } else { Kind::Attributes };
                 orders.push(Order::node(kind, found.node));
             }

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use minivmm_devices::virtio::fs::attr::Time;
+use minivmm_devices::virtio::fs::attr::{Attr, Time};
 use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
 use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::NodeId;
@@ -84,6 +84,15 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// When the guest's last changes of a node had ended.
+#[derive(Clone, Copy, Debug)]
+struct OwnChanges {
+    /// Of those after which its kernel does not trust the size and modification time that it has.
+    content: Option<Time>,
+    /// Of any.
+    any: Time,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     watches: HashMap<NodeId, WatchId>,
@@ -94,8 +103,8 @@ struct Known {
     own_names: Recent<(NodeId, CString), ()>,
     /// Names that it is changing right now, and by how many requests.
     changing_names: HashMap<(NodeId, CString), usize>,
-    /// When the guest's last change of a node's content had ended.
-    own_content: Recent<NodeId, Time>,
+    /// When the guest's last changes of a node had ended.
+    own_changes: Recent<NodeId, OwnChanges>,
     /// What the agent is to find.
     pretences: HashMap<(NodeId, CString), Pretence>,
 }
@@ -232,9 +241,14 @@ impl ShareWatch {
         self.known().own_names.get(&(directory, name.to_owned())).is_some()
     }
 
-    /// Whether the last change of `node`, at `change_time`, was the guest's.
-    fn is_own_content(&self, node: NodeId, change_time: Time) -> bool {
-        self.known().own_content.get(&node).is_some_and(|end| change_time <= *end)
+    /// Whether the last change of `node`, which has `attr` now, was the guest's: of its content, if that is what changed.
+    ///
+    /// The guest's kernel then asks for attributes by itself, and so sees what the host did before. A rename is no such change: it renews only
+    /// what is known of the change time.
+    fn is_own_change(&self, node: NodeId, attr: &Attr, of_content: bool) -> bool {
+        self.known().own_changes.get(&node).is_some_and(|own| {
+            attr.ctime <= own.any && (!of_content || own.content.is_some_and(|content| attr.mtime <= content))
+        })
     }
 
     /// From now on, or no longer, the agent finds something else than the host has.
@@ -303,7 +317,7 @@ impl Coherence for ShareWatch {
         }
     }
 
-    fn changed_name(&self, directory: NodeId, name: Name<'_>) {
+    fn changed_name(&self, directory: NodeId, name: Name<'_>, is_new: bool) {
         if self.known().changing_names.is_empty() {
             return;
         }
@@ -312,7 +326,9 @@ impl Coherence for ShareWatch {
         let end = wall_clock();
         let mut known = self.known();
         if let Some(node) = named {
-            known.own_content.insert(node, end, Instant::now());
+            let before = known.own_changes.get(&node).and_then(|own| own.content);
+            let content = if is_new { Some(end) } else { before };
+            known.own_changes.insert(node, OwnChanges { content, any: end }, Instant::now());
         }
         let key = (directory, name.as_c_str().to_owned());
         let left = known.changing_names.get_mut(&key).map(|count| {
@@ -327,7 +343,7 @@ impl Coherence for ShareWatch {
     fn changed_content(&self, node: NodeId) {
         if self.is_live.load(Ordering::SeqCst) {
             let end = wall_clock();
-            self.known().own_content.insert(node, end, Instant::now());
+            self.known().own_changes.insert(node, OwnChanges { content: Some(end), any: end }, Instant::now());
         }
     }
 
@@ -345,3 +361,6 @@ impl Coherence for ShareWatch {
         self.known().pretences.get(&(directory, name.as_c_str().to_owned())).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ pub const TCP_CONNECT_PATIENCE: Duration = Duration::from_secs(130);
 pub const TCP_HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long data may wait for a guest from which nothing is heard.
 pub const TCP_SILENCE_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a flow may have neither an acknowledgment nor a timer: see `Stack::is_stuck`.
+pub const TCP_NUDGE_PATIENCE: Duration = Duration::from_millis(200);
 /// Buffers of all TCP flows together, beyond the smallest that every flow has.
 pub const TCP_BUFFER_BUDGET_BYTES: usize = 256 << 20;
 /// The largest and the smallest buffer of a flow, one for each direction: all flows together have at most

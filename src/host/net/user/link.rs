@@ -170,6 +170,12 @@ impl Link {
         Some(frame)
     }
 
+    /// Bytes of the outbox.
+    #[cfg(test)]
+    pub fn waiting_bytes(&self) -> usize {
+        self.outbox_bytes
+    }
+
     /// `source` has a frame for the guest.
     pub fn make_ready(&mut self, source: Source) {
         if self.is_ready.insert(source) {

@@ -48,7 +48,7 @@ use vm_memory::VolatileSlice;
 use self::dns::Forwarder;
 use self::fragments::{Outcome, Reassembly};
 use self::icmp::Pings;
-use self::limits::{ACCEPT_RETRY, ACCEPTS_PER_TURN, REASSEMBLIES};
+use self::limits::{ACCEPT_RETRY, ACCEPTS_PER_TURN, DNS_QUERIES, PINGS, PUBLISHED, REASSEMBLIES, TCP_FLOWS, UDP_FLOWS};
 use self::link::{Link, Source, Topic};
 pub use self::options::{DEFAULT_MTU, DEFAULT_SUBNET, Ipv6Choice, MTU_RANGE, UserOptions};
 pub use self::outside::{HostSockets, Outside};
@@ -60,7 +60,10 @@ use self::stack::Buffer;
 use self::tcp::TcpFlows;
 use self::udp::UdpFlows;
 use crate::event::Edges;
+use crate::host::file_limit;
 
+/// Open files that we may want.
+const MAX_FILES: u64 = (TCP_FLOWS + UDP_FLOWS + PINGS + DNS_QUERIES + PUBLISHED + 1024) as u64;
 /// Longest frame: what the device hands over at most.
 const MAX_FRAME_BYTES: usize = 65550;
 /// Timers that one call handles; what is left is due in the next.
@@ -105,6 +108,7 @@ impl UserNet {
         outside: Box<dyn Outside>,
         resolvers: PathBuf,
     ) -> Result<Self, PublishError> {
+        file_limit::raise(MAX_FILES);
         let publish = PublishHandle::new(edges.clone());
         for rule in &options.publish {
             publish.add(*rule)?;

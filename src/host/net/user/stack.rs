@@ -14,7 +14,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant as WireInstant;
 use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
 
-use super::packet::{self, ETHERNET_BYTES, IPV4_BYTES, IPV6_BYTES, MAX_IP_BYTES};
+use super::packet::{self, ETHERNET_BYTES, IPV4_BYTES, IPV6_BYTES, MAX_IP_BYTES, Mac, Route};
 
 /// What a host has that says nothing (RFC 9293 §3.7.1).
 const DEFAULT_MSS: u16 = 536;
@@ -130,6 +130,16 @@ pub struct Stack {
     begin: Beginning,
     /// What fits into a segment on the guest's side.
     mss: u16,
+    heard: Heard,
+}
+
+/// What the guest's last segment said.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    /// The sequence number behind it.
+    next: i32,
+    acknowledged: i32,
+    window: u16,
 }
 
 impl std::fmt::Debug for Stack {
@@ -165,7 +175,16 @@ impl Stack {
         socket.set_ack_delay(None);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle, epoch: begin.epoch, begin, capabilities, mss: DEFAULT_MSS }
+        Self {
+            interface,
+            sockets,
+            handle,
+            epoch: begin.epoch,
+            begin,
+            capabilities,
+            mss: DEFAULT_MSS,
+            heard: Heard::default(),
+        }
     }
 
     /// The host's end of a connection that the guest begins; its SYN is to be handed over next.
@@ -201,9 +220,54 @@ impl Stack {
         {
             self.mss = options.max_segment_size.filter(|mss| *mss != 0).unwrap_or(DEFAULT_MSS);
         }
+        if segment.ack() && !segment.rst() {
+            self.heard = Heard {
+                next: (segment.seq_number() + segment.segment_len()).0,
+                acknowledged: segment.ack_number().0,
+                window: segment.window_len(),
+            };
+        }
+        self.take(packet, reply, now);
+    }
+
+    fn take(&mut self, packet: &[u8], reply: &mut Buffer, now: Instant) {
         reply.clear();
         let mut wire = Wire { capabilities: &self.capabilities, input: Some(packet), output: Some(reply) };
         self.interface.poll_ingress_single(wire_time(self.epoch, now), &mut wire, &mut self.sockets);
+    }
+
+    /// Whether smoltcp has data for the guest and no timer by which it would ever send it again.
+    ///
+    /// That is so in smoltcp 0.14 after a guest has dropped data for want of memory and said so with a window of zero: when the window
+    /// opens by less than what was dropped, the probe's timer is stopped and the retransmission's is not started. A probe is
+    /// not started either, where the retransmission's timer ends at a window of zero.
+    pub fn is_stuck(&mut self, now: Instant) -> bool {
+        self.socket().send_queue() > 0 && self.poll_at(now).is_none()
+    }
+
+    /// Has smoltcp send again what the guest has not acknowledged: the guest is made to say what it said last thrice (RFC 5681 §3.2).
+    pub fn nudge(&mut self, reply: &mut Buffer, now: Instant) {
+        let window = self.heard.window;
+        // The first two are no duplicates, since they change the window: they end any count that was begun.
+        for window in [window ^ 1, window, window, window, window] {
+            let packet = self.acknowledgment(window);
+            self.take(&packet, reply, now);
+        }
+        reply.clear();
+    }
+
+    /// An IP packet of the guest with what it has acknowledged already.
+    fn acknowledgment(&self, window: u16) -> Vec<u8> {
+        let Beginning { guest, peer, .. } = self.begin;
+        let mut segment = Vec::with_capacity(20);
+        segment.extend(guest.port().to_be_bytes().iter().chain(&peer.port().to_be_bytes()));
+        segment.extend(self.heard.next.to_be_bytes().iter().chain(&self.heard.acknowledged.to_be_bytes()));
+        segment.extend([0x50, 0x10]);
+        segment.extend(window.to_be_bytes());
+        segment.extend([0; 4]);
+        let route = Route { mac: Mac::default(), from: guest.ip(), to: peer.ip() };
+        let mut frame = packet::ip_frame(&route, packet::TCP, &segment).bytes;
+        frame.split_off(ETHERNET_BYTES)
     }
 
     /// Puts the next packet into `out`, if there is one; what the guest has still to do with it.

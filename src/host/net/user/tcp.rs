@@ -27,7 +27,7 @@ use smoltcp::wire::TcpPacket;
 use super::icmp::{self, Unreachable};
 use super::limits::{
     TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS, TCP_HANDSHAKE_PATIENCE,
-    TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_SILENCE_PATIENCE, TCP_WRITE_BYTES,
+    TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_NUDGE_PATIENCE, TCP_SILENCE_PATIENCE, TCP_WRITE_BYTES,
 };
 use super::link::{Link, Source, Topic};
 use super::packet::{self, OutFrame, Packet};
@@ -282,7 +282,7 @@ impl TcpFlows {
     }
 
     /// Takes `buffer_bytes` twice from the budget.
-    fn take_buffers(&mut self) -> usize {
+    pub(super) fn take_buffers(&mut self) -> usize {
         let share = (TCP_BUFFER_BUDGET_BYTES - self.budget_used) / TCP_BUDGET_SHARE / 2;
         let rounded = share.checked_ilog2().map_or(0, |log2| 1 << log2);
         let bytes = rounded.clamp(TCP_MIN_BUFFER_BYTES, TCP_MAX_BUFFER_BYTES);
@@ -408,6 +408,9 @@ impl TcpFlows {
                 if is_late || now.duration_since(flow.last_heard) >= TCP_SILENCE_PATIENCE {
                     self.remove(id, link, true);
                 } else {
+                    if stack.is_stuck(now) {
+                        stack.nudge(&mut self.reply, now);
+                    }
                     self.look_after(id, link, now);
                 }
             }
@@ -457,6 +460,7 @@ impl TcpFlows {
         if is_over {
             self.remove(id, link, false);
         } else if is_idle {
+            let at = if stack.is_stuck(now) { Some(now + TCP_NUDGE_PATIENCE) } else { at };
             link.set_timer(Source::Tcp(id), at);
         } else {
             link.set_timer(Source::Tcp(id), None);

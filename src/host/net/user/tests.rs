@@ -653,3 +653,245 @@ fn no_resolver_is_told_to_the_guest() {
     let (.., answer) = guest.datagram();
     assert_eq!((answer[..2].to_vec(), answer[3] & 0xf), (vec![0, 9], 2), "server failure");
 }
+
+/// A guest's end of a TCP connection, by hand: what a real stack does when it is short of memory.
+struct RawTcp {
+    port: u16,
+    next: u32,
+}
+
+impl RawTcp {
+    /// Connects to the gateway's `port`; the first byte of the host has sequence number `.1`.
+    fn connect(guest: &mut Guest, port: u16, window: u16) -> (Self, u32) {
+        let mut tcp = Self { port, next: 1000 };
+        tcp.send(guest, 2, 0, window);
+        let answer = guest.packet(TCP);
+        assert_eq!(answer[33], 0x12, "SYN, ACK");
+        let theirs = u32::from_be_bytes(answer[24..28].try_into().unwrap()).wrapping_add(1);
+        tcp.next += 1;
+        tcp.send(guest, 0x10, theirs, window);
+        (tcp, theirs)
+    }
+
+    fn send(&self, guest: &mut Guest, flags: u8, acknowledged: u32, window: u16) {
+        let mut segment = 6000_u16.to_be_bytes().to_vec();
+        segment.extend(self.port.to_be_bytes());
+        segment.extend(self.next.to_be_bytes().iter().chain(&acknowledged.to_be_bytes()));
+        segment.extend([0x50, flags]);
+        segment.extend(window.to_be_bytes());
+        segment.extend([0; 4]);
+        guest.send_v4(GATEWAY, TCP, &segment);
+    }
+
+    /// The next segment with data: where it begins, relative to `first`, and how much it is.
+    fn data(guest: &mut Guest, first: u32) -> (u32, usize) {
+        loop {
+            let packet = guest.packet(TCP);
+            let header = 20 + usize::from(packet[32] >> 4) * 4;
+            if packet.len() > header {
+                let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap());
+                return (sequence.wrapping_sub(first), packet.len() - header);
+            }
+        }
+    }
+}
+
+#[test]
+fn data_that_a_guest_short_of_memory_dropped_is_sent_again() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    let (tcp, first) = RawTcp::connect(&mut guest, port, 4000);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(&noise(10_000)).unwrap();
+    let mut got = 0;
+    while got < 4000 {
+        let (begin, len) = RawTcp::data(&mut guest, first);
+        assert_eq!(begin, got);
+        got += u32::try_from(len).unwrap();
+    }
+    // It keeps 1460 bytes, has no room, and then has some, but less than it dropped.
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1460), 0);
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1460), 1000);
+    assert_eq!(RawTcp::data(&mut guest, first).0, 1460);
+}
+
+#[test]
+fn guest_without_room_is_asked_for_it_again_and_again() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    let (tcp, first) = RawTcp::connect(&mut guest, port, 1000);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(&noise(10_000)).unwrap();
+    assert_eq!(RawTcp::data(&mut guest, first), (0, 1000));
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1000), 0);
+    for _ in 0..2 {
+        assert_eq!(RawTcp::data(&mut guest, first).0, 1000, "a probe");
+        tcp.send(&mut guest, 0x10, first.wrapping_add(1000), 0);
+    }
+    tcp.send(&mut guest, 0x10, first.wrapping_add(1000), 5000);
+    assert_eq!(RawTcp::data(&mut guest, first).0, 1000);
+}
+
+/// A world in which connections are never made, and nothing is sent.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Outside for Nowhere {
+    fn connect_tcp(&self, to: SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+        let family = if to.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
+        Ok(rustix::net::socket(family, rustix::net::SocketType::STREAM, None)?)
+    }
+
+    fn udp(&self, _: SocketAddr, _: bool) -> std::io::Result<std::os::fd::OwnedFd> {
+        // Takes no address of the Internet.
+        Ok(std::os::unix::net::UnixDatagram::unbound()?.into())
+    }
+
+    fn ping(&self, _: IpAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+        Err(Errno::ACCESS.into())
+    }
+
+    fn has_ipv6(&self) -> bool {
+        true
+    }
+}
+
+fn nowhere() -> Guest {
+    Guest::on(Phy::with(UserOptions::default(), Box::new(Nowhere), "/nonexistent".into()))
+}
+
+/// A SYN from `port`.
+fn syn(port: u16) -> Vec<u8> {
+    let mut segment = port.to_be_bytes().to_vec();
+    segment.extend([0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    segment
+}
+
+#[test]
+fn flood_of_connections_is_bounded_and_ends_by_itself() {
+    let mut guest = nowhere();
+    for port in 1..=10_000 {
+        guest.send_v4(Ipv4Addr::new(198, 51, 100, 1), TCP, &syn(port));
+    }
+    assert_eq!(guest.phy.net.flow_counts().0, limits::TCP_CONNECTING);
+    assert_eq!(guest.phy.net.tcp.buffer_bytes(), 0, "nothing is kept for a connection that is not made");
+    guest.phy.net.expire(Instant::now() + limits::TCP_CONNECT_PATIENCE);
+    assert_eq!(guest.phy.net.flow_counts().0, 0);
+    assert_eq!(guest.packet(ICMP)[20..22], [3, 1], "host unreachable");
+}
+
+#[test]
+fn ports_that_send_datagrams_are_bounded_and_the_oldest_gives_way() {
+    let mut guest = Guest::with_loopback();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    for number in 0..limits::UDP_FLOWS + 100 {
+        guest.send_udp((GATEWAY, port), 1000 + u16::try_from(number).unwrap(), b"x", 1500);
+    }
+    assert_eq!(guest.phy.net.flow_counts().1, limits::UDP_FLOWS);
+    guest.phy.net.expire(Instant::now() + limits::UDP_SILENCE);
+    assert_eq!(guest.phy.net.flow_counts().1, 0);
+}
+
+#[test]
+fn guest_that_never_reads_starves_nobody_and_fills_nothing() {
+    let mut guest = Guest::with_loopback();
+    let (first, port) = listener();
+    let handle = guest.connected((GATEWAY, port));
+    let (mut flood, _) = first.accept().unwrap();
+    flood.set_nonblocking(true).unwrap();
+    let block = noise(1 << 20);
+    let mut written = 0;
+    // The guest's buffer, the NAT's and the host's fill, and then nothing moves.
+    for _ in 0..2000 {
+        written += flood.write(&block).unwrap_or(0);
+        guest.turn();
+    }
+    assert!(guest.phy.net.tcp.buffer_bytes() <= 2 * limits::TCP_MAX_BUFFER_BYTES);
+    assert!(written > guest.tcp(handle).recv_queue(), "nothing waits");
+    let (second, port) = listener();
+    let server = echo(second);
+    let other = guest.connected((GATEWAY, port));
+    let data = noise(1 << 20);
+    assert!(guest.exchange(other, &data, data.len()) == data);
+    guest.tcp(other).close();
+    server.join().unwrap();
+}
+
+#[test]
+fn buffers_of_all_connections_stay_within_the_budget() {
+    let mut flows = TcpFlows::new(Instant::now());
+    let total: usize = (0..limits::TCP_FLOWS).map(|_| 2 * flows.take_buffers()).sum();
+    let smallest = limits::TCP_FLOWS * 2 * limits::TCP_MIN_BUFFER_BYTES;
+    assert!(total <= limits::TCP_BUFFER_BUDGET_BYTES + smallest, "{total} bytes");
+}
+
+#[test]
+fn guest_that_is_gone_leaves_nothing() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    guest.connected((GATEWAY, port));
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.send_udp((GATEWAY, 9), 5000, b"x", 1500);
+    guest.phy.net.reset();
+    assert_eq!(guest.phy.net.flow_counts(), (0, 0));
+    assert_eq!(guest.phy.net.deadline(), None);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn nothing_that_a_guest_sends_panics_or_grows() {
+    let mut guest = nowhere();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let route = |from: &str, to: &str| packet::Route {
+        mac: options::GATEWAY_MAC,
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+    };
+    let style = packet::DatagramStyle { partial: false, mtu: 576, id: 7 };
+    let gateway_v6 = route("fd6d:696e:6976:6d6d::15", "fd6d:696e:6976:6d6d::1");
+    let mut seeds = vec![packet::ip_frame(&route("192.168.74.15", "198.51.100.1"), TCP, &syn(9)).bytes];
+    seeds.push(packet::ip_frame(&gateway_v6, TCP, &syn(9)).bytes);
+    for to in ["192.168.74.1", "192.168.74.2", "198.51.100.1"] {
+        let route = route("192.168.74.15", to);
+        let dns = packet::udp_frames(&route, 5000, 53, &question(1, "host.minivmm.internal", 28), style);
+        let large = packet::udp_frames(&route, 68, 67, &noise(1400), style);
+        seeds.extend(dns.into_iter().chain(large).map(|frame| frame.bytes));
+        seeds.push(packet::icmp_frame(&route, vec![8, 0, 0, 0, 1, 2, 3, 4]).bytes);
+    }
+    for kind in [133, 135] {
+        let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+        message.extend("fd6d:696e:6976:6d6d::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        seeds.push(packet::icmp_frame(&gateway_v6, message).bytes);
+    }
+    for _ in 0..100_000 {
+        let pick = |random: u64, len: usize| usize::try_from(random % len.max(1) as u64).unwrap();
+        let mut frame = seeds[pick(random(), seeds.len())].clone();
+        for _ in 0..random() % 4 {
+            let at = pick(random(), frame.len());
+            frame[at] = random().to_le_bytes()[0];
+        }
+        if random() % 8 == 0 {
+            frame.truncate(14 + pick(random(), frame.len() - 14));
+        }
+        frame[6] &= 0xfe;
+        guest.phy.send(frame);
+        if random() % 16 == 0 {
+            guest.phy.net.flush(Instant::now());
+        }
+        if random() % 1024 == 0 {
+            guest.phy.work();
+            while guest.phy.next().is_some() {}
+        }
+        assert!(guest.phy.net.link.waiting_bytes() <= limits::OUTBOX_BYTES);
+    }
+    let (tcp, udp) = guest.phy.net.flow_counts();
+    assert!(tcp <= limits::TCP_FLOWS && udp <= limits::UDP_FLOWS);
+    assert!(guest.phy.net.tcp.buffer_bytes() <= limits::TCP_BUFFER_BUDGET_BYTES);
+}

@@ -492,13 +492,14 @@ impl Act<'_> {
         };
         names.into_iter().flatten().for_each(|(directory, name)| coherence.changing_name(directory, name));
         let done = self.dispatch(operation);
-        names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name));
+        let is_new = matches!(
+            operation,
+            Operation::Create(..) | Operation::Mknod(..) | Operation::Mkdir(..) | Operation::Symlink(..)
+        );
+        names.into_iter().flatten().for_each(|(directory, name)| coherence.changed_name(directory, name, is_new));
         match *operation {
-            Operation::Setattr(..)
-            | Operation::Fallocate { .. }
-            | Operation::Setxattr(..)
-            | Operation::Removexattr(..)
-            | Operation::Open(..) => coherence.changed_content(node),
+            Operation::Setattr(..) | Operation::Fallocate { .. } => coherence.changed_content(node),
+            Operation::Open(flags) if flags.truncate => coherence.changed_content(node),
             Operation::CopyFileRange { to, .. } => coherence.changed_content(to.node),
             Operation::Link { node: of, .. } => coherence.changed_content(of),
             _ => {}

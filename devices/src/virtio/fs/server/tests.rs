@@ -241,7 +241,7 @@ impl Coherence for Watcher {
 
     fn changing_name(&self, _: NodeId, _: Name<'_>) {}
 
-    fn changed_name(&self, _: NodeId, _: Name<'_>) {}
+    fn changed_name(&self, _: NodeId, _: Name<'_>, _: bool) {}
 
     fn changed_content(&self, _: NodeId) {}
 
@@ -844,4 +844,24 @@ fn recycled_slices_keep_their_memory() {
     let place = slices.as_ptr().addr();
     let other: Vec<VolatileSlice<'_>> = recycle(slices);
     assert_eq!((other.capacity(), other.as_ptr().addr()), (300, place));
+}
+
+#[test]
+fn agent_repeats_what_the_host_did_without_doing_it_again() {
+    let (mut share, _) = watched();
+    share.tree.put("hidden", b"1");
+    share.caller = (0, 0, 7);
+    assert_eq!(share.lookup(ROOT, "hidden").unwrap_err(), Errno::ENOENT);
+    let wire = MknodIn { mode: 0o100_644.into(), ..MknodIn::default() };
+    let made: EntryOut = share.get(opcode::MKNOD, ROOT, &[wire.as_bytes(), &name("hidden")]).unwrap();
+    assert_eq!((made.attr.size.get(), share.tree.content("hidden").unwrap().len()), (1, 1));
+    // What the host removed can be looked up once more, and removed.
+    let phantom = share.lookup(ROOT, "phantom").unwrap();
+    assert!(phantom.nodeid.get() > u64::MAX / 2 && phantom.entry_valid.get() == 0);
+    share.call(opcode::RMDIR, ROOT, &[&name("phantom")], 0).unwrap();
+    // What the host has is not removed.
+    assert_eq!(share.call(opcode::UNLINK, ROOT, &[&name("hidden")], 0).unwrap_err(), Errno::EBUSY);
+    share.caller = (0, 0, 8);
+    assert_eq!(share.lookup(ROOT, "hidden").unwrap().nodeid, made.nodeid);
+    assert_eq!(share.lookup(ROOT, "phantom").unwrap().nodeid.get(), 0);
 }
