@@ -41,18 +41,43 @@ pub fn create() -> Result<(), HvfError> {
     check("hv_gic_create", unsafe { ffi::hv_gic_create(config.pointer()) })
 }
 
+/// What the framework's frames take, in bytes, and what their bases are multiples of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// The distributor's size and alignment.
+    pub distributor: (u64, u64),
+    /// Size and alignment of the region that all redistributors are in.
+    pub region: (u64, u64),
+    /// The size of one redistributor.
+    pub redistributor: u64,
+}
+
+impl Frames {
+    /// Those of this host.
+    pub fn of_host() -> Result<Self, HvfError> {
+        let bytes = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+        Ok(Self {
+            distributor: (
+                bytes(query!(hv_gic_get_distributor_size, 0)?),
+                bytes(query!(hv_gic_get_distributor_base_alignment, 0)?),
+            ),
+            region: (
+                bytes(query!(hv_gic_get_redistributor_region_size, 0)?),
+                bytes(query!(hv_gic_get_redistributor_base_alignment, 0)?),
+            ),
+            redistributor: bytes(query!(hv_gic_get_redistributor_size, 0)?),
+        })
+    }
+}
+
 /// Whether the framework's frames are where the device tree will say they are.
 fn check_layout() -> Result<(), HvfError> {
-    let bytes = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
-    let distributor = bytes(query!(hv_gic_get_distributor_size, 0)?);
-    let alignment = bytes(query!(hv_gic_get_distributor_base_alignment, 0)?);
-    fits("distributor", layout::GIC_DISTRIBUTOR.0, (distributor, alignment), DISTRIBUTOR_ROOM)?;
-    let region = bytes(query!(hv_gic_get_redistributor_region_size, 0)?);
-    let alignment = bytes(query!(hv_gic_get_redistributor_base_alignment, 0)?);
-    fits("redistributor region", layout::GIC_REDISTRIBUTORS.0, (region, alignment), REDISTRIBUTOR_ROOM)?;
-    let redistributor = bytes(query!(hv_gic_get_redistributor_size, 0)?);
-    if redistributor != layout::GIC_REDISTRIBUTOR_SIZE {
-        return Err(HvfError::GicLayout { what: "redistributor", size: redistributor, alignment });
+    let frames = Frames::of_host()?;
+    fits("distributor", layout::GIC_DISTRIBUTOR.0, frames.distributor, DISTRIBUTOR_ROOM)?;
+    fits("redistributor region", layout::GIC_REDISTRIBUTORS.0, frames.region, REDISTRIBUTOR_ROOM)?;
+    if frames.redistributor != layout::GIC_REDISTRIBUTOR_SIZE {
+        let (size, (_, alignment)) = (frames.redistributor, frames.region);
+        return Err(HvfError::GicLayout { what: "redistributor", size, alignment });
     }
     Ok(())
 }

@@ -121,7 +121,16 @@ fn limits(report: &mut Report<'_>) -> io::Result<()> {
         }
     }
     let range = gic::spi_range().map(|(first, count)| format!("{first} and {count} more"));
-    report.expect_result("SPIs", range, "32 and 988 more")
+    report.expect_result("SPIs", range, "32 and 988 more")?;
+    let frames = gic::Frames::of_host().map(|frames| {
+        let ((distributor, multiple), (region, other)) = (frames.distributor, frames.region);
+        format!(
+            "{distributor:#x} at a multiple of {multiple:#x}, {region:#x} at one of {other:#x}, {:#x} a vCPU",
+            frames.redistributor
+        )
+    });
+    let expected = "0x10000 at a multiple of 0x10000, 0x2000000 at one of 0x10000, 0x20000 a vCPU";
+    report.expect_result("distributor and redistributors", frames, expected)
 }
 
 /// A vCPU as the framework makes it.
@@ -167,6 +176,11 @@ fn instructions(report: &mut Report<'_>, experiment: &mut Experiment) -> io::Res
     report.expect_result("class of a fetch from a hole", fetch, "0x20")?;
     let osdlr = experiment.run(&[msr(id::OSDLR_EL1)], 0, 0).map(|left| format!("{:#x}", left.exit.syndrome >> 26));
     report.expect_result("class of a write to OSDLR_EL1", osdlr, "0x18")?;
+    let ctr = experiment.ask(&[mrs(id::CTR_EL0)], 0, 0).map(|value| format!("{value:#x}"));
+    report.note(
+        "CTR_EL0 that the guest reads (IDC is bit 28, DIC bit 29)",
+        ctr.unwrap_or_else(|error| error.to_string()),
+    )?;
     let parange = experiment.ask(&[mrs(id::ID_AA64MMFR0_EL1)], 0, 0).map(|value| (value & 0xf).to_string());
     report.expect_result("PARange that the guest reads", parange, "1")
 }
