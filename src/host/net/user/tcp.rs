@@ -484,11 +484,11 @@ impl Pump<'_> {
         if is_young {
             return Ok(());
         }
-        self.to_host(stack)?;
-        self.to_guest(stack)
+        self.move_to_host(stack)?;
+        self.move_to_guest(stack)
     }
 
-    fn to_host(&mut self, stack: &mut Stack) -> Result<(), Errno> {
+    fn move_to_host(&mut self, stack: &mut Stack) -> Result<(), Errno> {
         let socket = stack.socket();
         while *self.is_writable && socket.can_recv() {
             let mut result = Ok(());
@@ -515,7 +515,7 @@ impl Pump<'_> {
         Ok(())
     }
 
-    fn to_guest(&mut self, stack: &mut Stack) -> Result<(), Errno> {
+    fn move_to_guest(&mut self, stack: &mut Stack) -> Result<(), Errno> {
         let socket = stack.socket();
         while *self.is_readable && socket.can_send() {
             let mut result = Ok(0);
