@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(spec(&config).unwrap().shares.len(), 2);
         let shares = (0..10).map(|index| share(&format!("/a:{index}"))).collect();
         let config = Config { disk: vec!["d".parse().unwrap(); 53], share: shares, ..Config::default() };
-        let message = "cannot have 10 shares: a machine has at most 8, with 56 other devices";
+        let message = "cannot have 10 shares: a machine has at most 7, with 57 other devices";
         assert_eq!(spec(&config).unwrap_err().to_string(), message);
     }
 
