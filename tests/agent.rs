@@ -47,5 +47,8 @@ fn same_compiler_makes_the_same_bytes() {
         return eprintln!("skipped: rustup target add aarch64-unknown-linux-musl");
     }
     assert!(built.status.success(), "{errors}");
-    assert_eq!(fs::read(out.path().join("agent.elf")).unwrap(), fs::read(Path::new(DIRECTORY).join("agent.elf")).unwrap());
+    assert_eq!(
+        fs::read(out.path().join("agent.elf")).unwrap(),
+        fs::read(Path::new(DIRECTORY).join("agent.elf")).unwrap()
+    );
 }

@@ -182,10 +182,20 @@ impl Bench {
         let console = self.path("console");
         let mut command = Command::new(MINIVMM);
         command.args(["boot", "--quiet", "--hypervisor", "soft", "--cpus", CPUS]);
-        command.arg("--memory").arg(format!("{MEMORY_MIB}M")).arg("--kernel").arg(&self.kernel).arg("--initrd").arg(&self.initrd);
+        command
+            .arg("--memory")
+            .arg(format!("{MEMORY_MIB}M"))
+            .arg("--kernel")
+            .arg(&self.kernel)
+            .arg("--initrd")
+            .arg(&self.initrd);
         command.arg("--cmdline").arg("console=ttyAMA0 quiet panic=-1 rdinit=/bench");
         command.arg("--console").arg(format!("file={}", console.display()));
-        command.arg("--disk").arg(format!("{},ro", self.system.display())).arg("--disk").arg(format!("{},ro", disk.display()));
+        command
+            .arg("--disk")
+            .arg(format!("{},ro", self.system.display()))
+            .arg("--disk")
+            .arg(format!("{},ro", disk.display()));
         if let Some(size) = local {
             let image = self.path("local");
             run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).arg(size))?;
