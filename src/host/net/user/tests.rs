@@ -744,7 +744,9 @@ impl Outside for Nowhere {
 
     fn udp(&self, _: SocketAddr, _: bool) -> std::io::Result<std::os::fd::OwnedFd> {
         // Takes no address of the Internet.
-        Ok(std::os::unix::net::UnixDatagram::unbound()?.into())
+        let socket = std::os::unix::net::UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
     }
 
     fn ping(&self, _: IpAddr) -> std::io::Result<std::os::fd::OwnedFd> {
@@ -815,6 +817,7 @@ fn guest_that_never_reads_starves_nobody_and_fills_nothing() {
     let data = noise(1 << 20);
     assert!(guest.exchange(other, &data, data.len()) == data);
     guest.tcp(other).close();
+    guest.until("the end of the echo", |_| server.is_finished());
     server.join().unwrap();
 }
 
