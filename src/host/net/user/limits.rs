@@ -8,8 +8,9 @@ pub const TCP_FLOWS: usize = 4096;
 pub const TCP_CONNECTING: usize = 1024;
 /// How long the host may take to connect.
 pub const TCP_CONNECT_PATIENCE: Duration = Duration::from_secs(130);
-/// How long the guest may take to answer a SYN, or to acknowledge our answer to its own.
-pub const TCP_HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the guest may take to answer a SYN, or to acknowledge our answer to its own: about as long as Linux tries (`tcp_syn_retries`). A
+/// server whose backlog is full answers nothing until there is room.
+pub const TCP_HANDSHAKE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long data may wait for a guest from which nothing is heard.
 pub const TCP_SILENCE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a flow may have neither an acknowledgment nor a timer: see `Stack::is_stuck`.
