@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -283,10 +284,15 @@ fn engine_runs_containers_and_loses_nothing() {
     let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name));
     engine.start();
     engine.import();
+    let mut failed = Vec::new();
     for (name, case) in CASES.iter().filter(|(name, _)| is_wanted(name)) {
         let start = Instant::now();
-        case(&engine);
-        eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+        // One that fails does not hide the others.
+        let is_well = catch_unwind(AssertUnwindSafe(|| case(&engine))).is_ok();
+        eprintln!("{name}: {:.1} s{}", start.elapsed().as_secs_f64(), if is_well { "" } else { ", failed" });
+        if !is_well {
+            failed.push(*name);
+        }
     }
     if is_wanted("cycles") {
         everything_survives_a_stop(&engine);
@@ -297,6 +303,7 @@ fn engine_runs_containers_and_loses_nothing() {
     if is_wanted("states") {
         other_states_are_clear(&engine);
     }
+    assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
 fn version_and_info_of_the_engine(engine: &Engine) {
