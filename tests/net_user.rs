@@ -344,8 +344,9 @@ fn checksum_of_what_the_host_sends_is_equal() {
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut block).unwrap();
     let send = |to: &mut dyn Write| (0..bytes() >> 20).for_each(|_| to.write_all(&block).unwrap());
     let expected = md5sum(send);
+    // Its first line says that it listens.
     guest.run(
-        "mkfifo /tmp/data; (read -r listening; echo $listening; md5sum) </tmp/data & /tmp/n take 5000 >/tmp/data; wait",
+        "/tmp/n take 5000 >/tmp/data & until grep -q listening /tmp/data; do sleep 0.1; done; echo listening; wait; tail -c +11 /tmp/data | md5sum",
     );
     guest.expect("listening");
     let mut stream = TcpStream::connect(address).unwrap();

@@ -69,7 +69,8 @@ static void cat(const char *address, const char *port)
 
     if (fd < 0 || connect(fd, (struct sockaddr *)&to, len) < 0)
         fail("connect");
-    while (polled[1].fd >= 0) {
+    /* Each direction ends by itself. */
+    while (polled[0].fd >= 0 || polled[1].fd >= 0) {
         ssize_t count;
 
         if (poll(polled, 2, -1) < 0)
