@@ -339,12 +339,13 @@ impl Mux {
     fn flush_orphan(&mut self, ports: Ports, number: u64, now: Instant) {
         let Some(orphan) = self.orphans.get_mut(&(ports, number)) else { return };
         let before = orphan.deadline;
-        if orphan.flush(now) {
-            if orphan.deadline != before {
-                self.deadlines.remove(&(before, ports, number));
-                self.deadlines.insert((orphan.deadline, ports, number));
-            }
-        } else {
+        let is_kept = orphan.flush(now);
+        // Also of one that is through: what it took last moved its deadline.
+        if orphan.deadline != before {
+            self.deadlines.remove(&(before, ports, number));
+            self.deadlines.insert((orphan.deadline, ports, number));
+        }
+        if !is_kept {
             self.remove_orphan(ports, number);
         }
     }

@@ -313,6 +313,19 @@ fn host_that_takes_nothing_for_half_a_minute_loses_the_rest() {
 }
 
 #[test]
+fn host_that_takes_the_rest_later_leaves_nothing_to_wait_for() {
+    let (mut bench, wire) = Bench::connected();
+    wire.state().room = 0;
+    assert_eq!(bench.guest(op::RW, 0, b"abcd"), NOTHING);
+    assert_eq!(bench.guest(op::SHUTDOWN, SEND | RECEIVE, b""), ["RST"]);
+    bench.after(Duration::from_secs(5));
+    wire.state().room = 100;
+    bench.host(&wire, b"");
+    assert!(wire.state().is_closed);
+    assert_eq!(bench.port.deadline(), None, "or the I/O thread expires it for ever");
+}
+
+#[test]
 fn host_that_takes_no_more_may_still_talk() {
     let (mut bench, wire) = Bench::connected();
     wire.state().write_error = Some(ErrorKind::BrokenPipe);
