@@ -476,7 +476,7 @@ fn network_that_nobody_serves_does_not_hold_up_the_guest() {
     let path = directory.path().join("silent");
     let _listener = UnixListener::bind(&path).unwrap();
     let net = format!("stream={}", path.display());
-    let output = session::output_of(session::boot("soft", &["--net", &net]), "ls /sys/class/net\n");
+    let output = session::output_of(session::boot("soft", &["--net", &net]), "ls -1 /sys/class/net\n");
     assert_eq!(output, "eth0\nlo\n");
 }
 
