@@ -491,7 +491,7 @@ fn published_port_serves_many_at_once_and_is_gone_afterwards(engine: &Engine) {
     let port = free_port();
     let publish = format!("127.0.0.1:{port}:80");
     // busybox's httpd lets nine clients wait, and a kernel with a full backlog resets those who wait for a minute: the machine's socat lets more.
-    let server = ["chroot", "/host", "socat", "TCP4-LISTEN:80,fork,backlog=1024", "EXEC:cat"];
+    let server = ["chroot", "/host", "socat", "-t", "60", "TCP4-LISTEN:80,fork,backlog=1024", "EXEC:cat"];
     engine.out(&[&["run", "-d", "--name", "web", "-v", "/:/host", "-p", &publish, IMAGE], &server[..]].concat());
     // The port is open when `docker run` returns; the server may need a moment.
     wait_until("the server serves", || echo(port, "ready").is_ok_and(|answer| answer == "ready"));
