@@ -248,6 +248,23 @@ fn second_machine_of_a_process_is_refused() {
 }
 
 #[test]
+fn asking_whether_there_is_a_back_end_is_in_no_machines_way() {
+    if !has_hvf() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..10_000 {
+                Backend::Hvf.open().unwrap();
+            }
+        });
+        for _ in 0..100 {
+            drop(Guest::new(&[HVC]));
+        }
+    });
+}
+
+#[test]
 fn more_vcpus_than_slots_are_refused() {
     if !has_hvf() {
         return;

@@ -8,7 +8,7 @@
 
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Address, GuestMemoryRegion};
 
@@ -125,6 +125,7 @@ fn create(ipa_bits: u32) -> Result<(), HvfError> {
     let config = Object::new("hv_vm_config_create", unsafe { ffi::hv_vm_config_create() })?;
     // SAFETY: the object is live.
     check("hv_vm_config_set_ipa_size", unsafe { ffi::hv_vm_config_set_ipa_size(config.pointer(), ipa_bits) })?;
+    let _alone = creating();
     // SAFETY: the object is live; the framework keeps no reference to it.
     explain(unsafe { ffi::hv_vm_create(config.pointer()) })
 }
@@ -135,6 +136,12 @@ fn destroy() {
     if let Err(error) = check("hv_vm_destroy", code) {
         tracing::error!("the virtual machine cannot be destroyed: {error}");
     }
+}
+
+/// Held while a machine is made: the short one of [`probe`] is in no other thread's way.
+fn creating() -> MutexGuard<'static, ()> {
+    static CREATING: Mutex<()> = Mutex::new(());
+    CREATING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a failure of `hv_vm_create` means.
@@ -151,6 +158,7 @@ fn explain(code: i32) -> Result<(), HvfError> {
 /// Whether a virtual machine can be made: makes one and destroys it, half a millisecond that proves more than any question. One that runs
 /// already is as good a proof.
 pub fn probe() -> Result<(), HvfError> {
+    let _alone = creating();
     // SAFETY: no configuration means defaults.
     match explain(unsafe { ffi::hv_vm_create(ptr::null_mut()) }) {
         Ok(()) => destroy(),
