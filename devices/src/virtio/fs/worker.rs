@@ -25,27 +25,40 @@ const WAKE_UP: Duration = Duration::from_micros(100);
 /// Looks at the ring between two at the clock.
 const POLL_SPINS: u32 = 64;
 
+/// The most short sleeps without a look, after looks that were in vain.
+const MAX_PATIENCE: u32 = 256;
+
 /// Whether looking on is worth it: the driver's next request comes sooner than a sleeping thread wakes up, and needs no notification,
-/// which costs a vCPU an exit. So it is after a sleep that polling would have saved, most likely, until one look was in vain.
+/// which costs a vCPU an exit. So it is after a sleep that polling would have saved, most likely, until one look was in vain; then only
+/// after twice as many such sleeps, each time, until a look succeeds: a guest that is slower than the window costs us hardly anything.
 #[derive(Debug)]
 struct Polling {
     /// How long a look is; zero for none.
     window: Duration,
     is_worth_it: bool,
     asleep_since: Option<Instant>,
+    /// Short sleeps to wait for before the next look, and how many there were to be the last time.
+    left: u32,
+    patience: u32,
 }
 
 impl Polling {
     fn new(window: Duration) -> Self {
-        Self { window, is_worth_it: false, asleep_since: None }
+        Self { window, is_worth_it: false, asleep_since: None, left: 1, patience: 1 }
     }
 
     fn window(&self) -> Option<Duration> {
         self.is_worth_it.then_some(self.window)
     }
 
+    fn succeeded(&mut self) {
+        self.patience = 1;
+    }
+
     fn failed(&mut self) {
         self.is_worth_it = false;
+        self.left = self.patience;
+        self.patience = (2 * self.patience).min(MAX_PATIENCE);
     }
 
     fn sleeping(&mut self, now: Instant) {
@@ -55,7 +68,12 @@ impl Polling {
     fn woken(&mut self, now: Instant) {
         let slept = self.asleep_since.take().map(|since| now.saturating_duration_since(since));
         let saved = self.window + WAKE_UP;
-        self.is_worth_it = !self.window.is_zero() && slept.is_some_and(|slept| slept < saved);
+        if !self.window.is_zero() && slept.is_some_and(|slept| slept < saved) {
+            self.left = self.left.saturating_sub(1);
+            self.is_worth_it = self.left == 0;
+        } else {
+            self.is_worth_it = false;
+        }
     }
 }
 
@@ -177,6 +195,7 @@ impl Shared {
             for _ in 0..POLL_SPINS {
                 if watch.sees_more() {
                     FsCounters::add(&self.counters.polled, 1);
+                    polling.succeeded();
                     return true;
                 }
                 std::hint::spin_loop();
@@ -188,6 +207,8 @@ impl Shared {
                 polling.failed();
                 return false;
             }
+            // Whoever else could run here goes first: it may be the vCPU whose request we look for.
+            thread::yield_now();
         }
     }
 
@@ -290,6 +311,26 @@ mod tests {
         polling.sleeping(at(200));
         polling.woken(at(350));
         assert_eq!(polling.window(), None, "too long a sleep");
+    }
+
+    #[test]
+    fn thread_that_looks_in_vain_looks_ever_more_seldom() {
+        let (now, mut polling) = (Instant::now(), Polling::new(WINDOW));
+        let mut sleeps_before_a_look = || {
+            polling.failed();
+            (1..).find(|_| {
+                polling.sleeping(now);
+                polling.woken(now);
+                polling.window().is_some()
+            })
+        };
+        let sleeps: Vec<u32> = std::iter::from_fn(&mut sleeps_before_a_look).take(11).collect();
+        assert_eq!(sleeps, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        polling.succeeded();
+        polling.failed();
+        polling.sleeping(now);
+        polling.woken(now);
+        assert_eq!(polling.window(), Some(WINDOW), "after a success it is as before");
     }
 
     #[test]
