@@ -7,6 +7,7 @@
 //!                      ICMP echo         icmp     -- echo socket  ---> host's network
 //!                      UDP               udp      -- datagrams    --->
 //!                      TCP               tcp      -- smoltcp (`stack`), stream -->
+//!                      DNS over it       dns_stream
 //!                      a published port  publish  <-- clients
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 mod dhcp;
 mod dns;
+mod dns_stream;
 mod fragments;
 mod icmp;
 mod limits;
@@ -321,12 +323,18 @@ impl FrameIo for UserNet {
     }
 
     fn accept(&mut self, offloads: Offloads) {
-        // Connections were made for what the guest took; one that takes less now (which none does while it has any) begins anew.
-        if self.link.accepted != self.link.accepted.and(offloads) {
-            self.tcp.reset(&mut self.link);
+        self.tcp.accept(offloads);
+        self.link.accept(offloads);
+        // What was made for a guest that took more. Who sent it (TCP) sends it again, in pieces that the guest takes.
+        let is_too_large = self.pending.is_some_and(|offload| !offload.segmentation.is_none_or(|cut| offloads.take(&cut)));
+        if is_too_large {
+            self.pending = None;
         }
-        self.link.accepted = offloads;
-        self.pending = None;
+        if let Some(offload) = &mut self.pending
+            && !offloads.checksum
+        {
+            packet::finish_checksum(self.output.frame(), offload);
+        }
     }
 
     fn reset(&mut self) {
