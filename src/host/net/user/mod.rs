@@ -326,7 +326,8 @@ impl FrameIo for UserNet {
         self.tcp.accept(offloads);
         self.link.accept(offloads);
         // What was made for a guest that took more. Who sent it (TCP) sends it again, in pieces that the guest takes.
-        let is_too_large = self.pending.is_some_and(|offload| !offload.segmentation.is_none_or(|cut| offloads.take(&cut)));
+        let is_too_large =
+            self.pending.is_some_and(|offload| !offload.segmentation.is_none_or(|cut| offloads.take(&cut)));
         if is_too_large {
             self.pending = None;
         }

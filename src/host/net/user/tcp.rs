@@ -28,8 +28,9 @@ use super::dns;
 use super::dns_stream::{DnsStream, HostEnd};
 use super::icmp::{self, Unreachable};
 use super::limits::{
-    DNS_STREAMS, TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS, TCP_HANDSHAKE_PATIENCE,
-    TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_NUDGE_PATIENCE, TCP_SILENCE_PATIENCE, TCP_WRITE_BYTES,
+    DNS_STREAMS, TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS,
+    TCP_HANDSHAKE_PATIENCE, TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_NUDGE_PATIENCE, TCP_SILENCE_PATIENCE,
+    TCP_WRITE_BYTES,
 };
 use super::link::{Link, Source, Topic};
 use super::packet::{self, OutFrame, Packet};
@@ -525,8 +526,7 @@ impl Pump<'_> {
         if is_young(stack) {
             return Ok(());
         }
-        let mut host =
-            HostEnd { socket: self.socket, is_readable: self.is_readable, is_writable: self.is_writable };
+        let mut host = HostEnd { socket: self.socket, is_readable: self.is_readable, is_writable: self.is_writable };
         let is_all = dns.run(&mut host, stack.socket(), |question| dns::own_answer(question, link))?;
         if is_all { self.shut_down() } else { Ok(()) }
     }
