@@ -428,12 +428,17 @@ fn ssh_carries_ten_megabytes_either_way() {
         assert!(output.stdout == data, "{} bytes came back", output.stdout.len());
 
         // OpenSSH of the guest with dropbear of the host, which wants its keys in a home: this network's is another.
-        network.set_up("mount -t tmpfs tmpfs ~root; mkdir -m 700 ~root/.ssh");
+        network.set_up("mount -t tmpfs -o mode=700 tmpfs ~root; mkdir -m 700 ~root/.ssh");
         network.set_up(&format!("cp {}.pub ~root/.ssh/authorized_keys", key.display()));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host_key = directory.path().join("host");
+        let mut command = Command::new("dropbearkey");
+        command.args(["-t", "ed25519", "-f"]).arg(&host_key);
+        let Some(mut made) = Program::start(command, "dropbear-bin") else { return };
+        assert!(made.0.wait().unwrap().success());
         let mut command = Command::new("dropbear");
-        command.args(["-F", "-E", "-R", "-p", &format!("127.0.0.1:{port}"), "-P"]).arg(directory.path().join("pid"));
-        command.arg("-r").arg(directory.path().join("host"));
+        command.args(["-F", "-E", "-p", &format!("127.0.0.1:{port}"), "-P"]).arg(directory.path().join("pid"));
+        command.arg("-r").arg(&host_key);
         let Some(_dropbear) = Program::start(command, "dropbear-bin") else { return };
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             std::thread::yield_now();
