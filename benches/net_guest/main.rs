@@ -58,8 +58,11 @@ fn main() -> Result<()> {
             results.iter_mut().zip(rates).for_each(|(values, rate)| values.push(rate));
         }
     }
-    println!("| case | {} |", networks.iter().map(Network::name).collect::<Vec<_>>().join(" | ratio | "));
-    println!("|---|---|{}", "---|---|".repeat(networks.len().saturating_sub(1)));
+    print!("| case |");
+    for (index, network) in networks.iter().enumerate() {
+        print!(" {} |{}", network.name(), if index == 0 { "" } else { " ratio |" });
+    }
+    println!("\n|---|---|{}", "---|---|".repeat(networks.len().saturating_sub(1)));
     for (index, case) in CASES.iter().enumerate() {
         let medians: Vec<f64> =
             results.iter_mut().filter_map(|cases| cases.get_mut(index)).map(|values| median(values)).collect();
