@@ -3,47 +3,20 @@
 //! Each test has a network of its own where it can: a namespace with addresses that are nobody's (RFC 5737, RFC 3849) on its loopback, and a
 //! `/etc/resolv.conf` that names a dnsmasq with made-up records. That takes root; without it, those tests say that they are skipped.
 //! `MINIVMM_NET_BYTES` sets the size of the transfers (16 MiB): `MINIVMM_NET_BYTES=1073741824 cargo test --release --test net_user checksum` is
-//! the long run.
+//! the long run. What goes wrong with a network is in `net_unlucky`.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
 use support::guest::{DATA, Guest, md5sum, random_block};
-use support::network::{HOST_V4, HOST_V6, Network, Program, echo};
-use support::{debian, run};
+use support::network::{HOST_V4, HOST_V6, Network, echo};
+use support::run;
 
 mod support;
-
-/// OpenSSH for the guest, and the libraries that it is linked with.
-const SSH_PACKAGES: [&str; 22] = [
-    "openssh-server",
-    "openssh-client",
-    "libaudit1",
-    "libc6",
-    "libcap-ng0",
-    "libcom-err2",
-    "libcrypt1",
-    "libgcc-s1",
-    "libgssapi-krb5-2",
-    "libk5crypto3",
-    "libkeyutils1",
-    "libkrb5-3",
-    "libkrb5support0",
-    "libpam0g",
-    "libpcre2-8-0",
-    "libselinux1",
-    "libsqlite3-0",
-    "libssl3t64",
-    "libwrap0",
-    "libwtmpdb0",
-    "libzstd1",
-    "zlib1g",
-];
 
 /// A guest with an address, and the program as `/tmp/net`; `None` where there is no compiler.
 fn boot(options: &[&str]) -> Option<Guest> {
@@ -375,82 +348,5 @@ fn clients_by_ipv6_reach_a_guest_without_it() {
         guest.expect("four");
         guest.expect("1");
         guest.end_silently();
-    });
-}
-
-#[test]
-fn ssh_carries_ten_megabytes_either_way() {
-    let Some(disk) = debian::guest_disk("ssh", &SSH_PACKAGES) else { return };
-    let disk = format!("{},ro", disk.display());
-    Network::own(|network| {
-        let mut guest = Guest::boot_with_disks(&[&disk], &["--net", "user,host-loopback", "--publish", "0:22"]);
-        guest.until("ip route | grep -q default");
-        let directory = tempfile::tempdir().unwrap();
-        let key = directory.path().join("key");
-        let mut command = Command::new("ssh-keygen");
-        command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key);
-        let Some(mut made) = Program::start(command, "openssh-client") else { return };
-        assert!(made.0.wait().unwrap().success());
-        let (secret, public) =
-            (fs::read_to_string(&key).unwrap(), fs::read_to_string(key.with_extension("pub")).unwrap());
-        guest.run("(cd /; cpio -idu </dev/vda 2>/dev/null); mkdir -p /root/.ssh /run/sshd; chmod 700 /root /root/.ssh");
-        guest.run(
-            "echo 'sshd:x:100:65534::/run/sshd:/bin/false' >>/etc/passwd; ssh-keygen -q -t ed25519 -N '' -f /root/host",
-        );
-        guest.run(&format!("printf '%s' '{public}' >/root/.ssh/authorized_keys"));
-        guest.run(
-            "/usr/sbin/sshd -f /dev/null -p 22 -h /root/host -o UsePAM=no -o StrictModes=no -E /tmp/sshd.log; echo $?",
-        );
-        guest.expect("0");
-
-        // OpenSSH of the host with OpenSSH of the guest, by a published port.
-        let data: Vec<u8> = random_block().into_iter().cycle().take(10 << 20).collect();
-        let expected = md5sum(|sink| sink.write_all(&data).unwrap());
-        let port = guest.published().port().to_string();
-        let mut ssh = Command::new("ssh");
-        ssh.args([
-            "-p",
-            &port,
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-        ]);
-        ssh.args(["-o", "LogLevel=ERROR", "-F", "none", "-i"]).arg(&key);
-        ssh.args(["root@127.0.0.1", "tee /tmp/copy | md5sum >&2; cat /tmp/copy"]);
-        let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(&data).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(errors.starts_with(&expected), "{errors} {:?}", guest.output("cat /tmp/sshd.log"));
-        assert!(output.stdout == data, "{} bytes came back", output.stdout.len());
-
-        // OpenSSH of the guest with dropbear of the host, which wants its keys in a home: this network's is another.
-        network.set_up("mount -t tmpfs -o mode=700 tmpfs ~root; mkdir -m 700 ~root/.ssh");
-        network.set_up(&format!("cp {}.pub ~root/.ssh/authorized_keys", key.display()));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host_key = directory.path().join("host");
-        let mut command = Command::new("dropbearkey");
-        command.args(["-t", "ed25519", "-f"]).arg(&host_key);
-        let Some(mut made) = Program::start(command, "dropbear-bin") else { return };
-        assert!(made.0.wait().unwrap().success());
-        let mut command = Command::new("dropbear");
-        command.args(["-F", "-E", "-p", &format!("127.0.0.1:{port}"), "-P"]).arg(directory.path().join("pid"));
-        command.arg("-r").arg(&host_key);
-        let Some(_dropbear) = Program::start(command, "dropbear-bin") else { return };
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::yield_now();
-        }
-        guest.run(&format!("printf '%s' '{secret}' >/root/key; chmod 600 /root/key"));
-        guest.run(&format!(
-            "ssh -p {port} -i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
-             -o LogLevel=ERROR root@192.168.74.1 'tee ~/copy | md5sum >&2; cat ~/copy' </tmp/copy 2>&1 >/tmp/back; md5sum </tmp/back"
-        ));
-        guest.expect(&format!("{expected}  -"));
-        guest.expect(&format!("{expected}  -"));
-        guest.run("killall sshd");
-        guest.end();
     });
 }

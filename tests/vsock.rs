@@ -128,7 +128,11 @@ fn refusals_reach_the_guest() {
         guest.run(&format!("/tmp/vsock try {port}"));
         guest.expect("connect: Connection reset by peer");
     }
-    assert_eq!(end(guest)["refused"], 3);
+    let nobody = guest.path("nobody");
+    let report = guest.end();
+    assert_eq!(report.device("virtio vsock")["refused"], 3);
+    let line = format!("vsock port 1: cannot connect to {}: No such file or directory", nobody.display());
+    assert!(report.errors.contains(&line), "{}", report.errors);
 }
 
 #[test]

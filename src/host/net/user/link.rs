@@ -150,8 +150,11 @@ impl Link {
         }
     }
 
-    /// Forgets the guest.
+    /// Forgets the guest, whose flows are gone already.
     pub fn reset(&mut self) {
+        for source in [Source::Reassembly, Source::Advertisement] {
+            self.set_timer(source, None);
+        }
         self.outbox.clear();
         self.outbox_bytes = 0;
         self.neighbors.clear();

@@ -220,9 +220,7 @@ impl UserNet {
 
     /// Makes the next frame for the guest, where there is one.
     fn fill_output(&mut self, now: Instant) {
-        if let Some(frame) = self.link.take() {
-            self.output.set(frame.bytes);
-            self.pending = Some(frame.offload);
+        if self.take_from_outbox() {
             return;
         }
         for _ in 0..self.link.ready_count() {
@@ -250,10 +248,19 @@ impl UserNet {
                 }
                 _ => None,
             };
-            if self.pending.is_some() {
+            // A flow that has none may have had an error to tell.
+            if self.pending.is_some() || self.take_from_outbox() {
                 return;
             }
         }
+    }
+
+    /// The next of the frames that wait, if there is one, is the next for the guest.
+    fn take_from_outbox(&mut self) -> bool {
+        let Some(frame) = self.link.take() else { return false };
+        self.output.set(frame.bytes);
+        self.pending = Some(frame.offload);
+        true
     }
 
     /// Lets in who waits at published port `id`.
