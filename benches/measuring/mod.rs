@@ -38,13 +38,13 @@ impl DeviceThread {
         let mut events = EventLoop::new()?;
         events.add(Arc::new(Mutex::new(host)))?;
         let stopper = events.stopper();
-        let thread = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("device".to_owned()).spawn(move || {
             if let Err(error) = events.run() {
                 eprintln!("{error}");
             }
             let time = clock_gettime(ClockId::ThreadCPUTime);
             Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-        });
+        })?;
         Ok(Self { stopper, thread })
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use measuring::{Result, median, number};
 
 #[path = "../../tests/support/debian.rs"]
-#[expect(dead_code, reason = "tests use more of it")]
+#[expect(dead_code, clippy::unwrap_used, reason = "it is a module of tests, which use more of it")]
 mod debian;
 #[path = "../measuring/mod.rs"]
 #[expect(dead_code, reason = "other benches use more of it")]
