@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use measuring::{DeviceThread, Result, Table, Took, number, round_trips};
+use measuring::device::{DeviceThread, Table, Took, round_trips};
+use measuring::{Result, number};
 use minivmm::event::Edges;
 use minivmm::host::net::{HostNet, NetKind, NetOptions};
 use minivmm_devices::poll::{Readiness, Token};
@@ -28,6 +29,7 @@ use minivmm_devices::virtio::spec::F_EVENT_IDX;
 use minivmm_devices::virtio::spec::net::{Header, MacAddress};
 use vm_memory::VolatileSlice;
 
+#[expect(dead_code, reason = "other benches use more of it")]
 mod measuring;
 
 const MAC: MacAddress = [2, 0, 0, 0, 0, 9];

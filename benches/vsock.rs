@@ -10,13 +10,15 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use measuring::{DeviceThread, Result, Table, Took, number, round_trips};
+use measuring::device::{DeviceThread, Table, Took, round_trips};
+use measuring::{Result, number};
 use minivmm::host::vsock::{HostVsock, VsockOptions};
 use minivmm_devices::testing::sockets::GuestSockets;
 use minivmm_devices::virtio::spec::F_EVENT_IDX;
 use minivmm_devices::virtio::spec::vsock::{CID_HOST, HEADER_BYTES, Header, TYPE_STREAM, op};
 use minivmm_devices::virtio::vsock::VsockPort;
 
+#[expect(dead_code, reason = "other benches use more of it")]
 mod measuring;
 
 const CID: u32 = 3;

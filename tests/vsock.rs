@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::guest::{DATA, Guest, md5sum, random_block};
+use support::network::echo_unix;
 use support::session;
 
 mod support;
@@ -44,20 +45,6 @@ fn bytes() -> u64 {
     std::env::var("MINIVMM_VSOCK_BYTES").map_or(16 << 20, |bytes| bytes.parse().unwrap())
 }
 
-/// Sends everything back to everybody who connects, each on a thread.
-fn echo(listener: UnixListener) {
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map(Result::unwrap) {
-            std::thread::spawn(move || {
-                let mut copy = stream.try_clone().unwrap();
-                std::io::copy(&mut copy, &mut stream).unwrap();
-                // The other direction ends with ours.
-                drop(stream.shutdown(Shutdown::Write));
-            });
-        }
-    });
-}
-
 /// Reads to the end on a thread.
 fn reader(mut stream: UnixStream) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
@@ -70,7 +57,7 @@ fn reader(mut stream: UnixStream) -> JoinHandle<Vec<u8>> {
 #[test]
 fn guest_connects_to_the_host_and_hears_its_echo() {
     let Some(mut guest) = boot(&["--vsock", "1024=@/echo"]) else { return };
-    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    echo_unix(UnixListener::bind(guest.path("echo")).unwrap());
     guest.run("echo there and back | /tmp/vsock cat 1024");
     guest.expect("there and back");
     let counters = end(guest);
@@ -114,7 +101,7 @@ fn host_connects_to_the_guest_by_a_port_and_by_name() {
 #[test]
 fn guest_reaches_the_socket_that_is_named_after_its_port() {
     let Some(mut guest) = boot(&["--vsock-socket", "@/any"]) else { return };
-    echo(UnixListener::bind(guest.path("any_52")).unwrap());
+    echo_unix(UnixListener::bind(guest.path("any_52")).unwrap());
     guest.run("echo fifty-two | /tmp/vsock cat 52");
     guest.expect("fifty-two");
     end(guest);
@@ -196,7 +183,7 @@ fn either_direction_ends_by_itself() {
 #[test]
 fn a_thousand_connections_at_a_time_each_way() {
     let Some(mut guest) = boot(&["--vsock", "1024=@/echo", "--vsock-listen", "5000=@/five"]) else { return };
-    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    echo_unix(UnixListener::bind(guest.path("echo")).unwrap());
     guest.run("/tmp/vsock many 1024 1000");
     guest.expect("1000 answers");
     guest.run("/tmp/vsock echo 5000 &");
@@ -252,7 +239,7 @@ fn wait_for(lines: &mut impl BufRead, word: &str) -> String {
 #[test]
 fn stopped_reader_stops_the_guest_and_nothing_is_lost() {
     let Some(mut guest) = boot(&["--vsock", "1024=@/slow", "--vsock", "1025=@/echo"]) else { return };
-    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    echo_unix(UnixListener::bind(guest.path("echo")).unwrap());
     let (mut child, mut lines) = start_reader(&guest.path("slow"));
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::STOP).unwrap();
@@ -309,7 +296,7 @@ fn connections_end_with_a_restart_and_new_ones_begin() {
     let (stream, _) = listener.accept().unwrap();
     guest.run("reboot -f");
     assert_eq!(reader(stream).join().unwrap(), b"");
-    echo(listener);
+    echo_unix(listener);
     while boots(&guest) < 2 {
         assert!(guest.child.try_wait().unwrap().is_none(), "the machine stopped");
         std::thread::sleep(Duration::from_millis(100));

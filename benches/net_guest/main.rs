@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use measuring::{Result, median, number};
+use measuring::{Result, median, number, shell_bundle, version};
 
 #[path = "../../tests/support/debian.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "it is a module of tests, which use more of it")]
@@ -74,11 +74,6 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn version(program: &str) -> Result<String> {
-    let output = Command::new(program).arg("--version").output().map_err(|error| format!("{program}: {error}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
-}
-
 /// What is compared, with its programs.
 enum Network<'a> {
     Minivmm,
@@ -124,15 +119,7 @@ struct Bench {
 
 impl Bench {
     fn prepare(seconds: usize) -> Result<Self> {
-        let path = || Command::new(MINIVMM).args(["bundle", "path", "shell"]).stderr(Stdio::null()).output();
-        let mut bundle = path()?;
-        if !bundle.status.success() {
-            if !Command::new(MINIVMM).args(["bundle", "fetch", "shell"]).status()?.success() {
-                return Err("the shell bundle cannot be fetched".into());
-            }
-            bundle = path()?;
-        }
-        let bundle = PathBuf::from(String::from_utf8(bundle.stdout)?.trim());
+        let bundle = shell_bundle(MINIVMM)?;
         let programs = debian::guest_disk("net_guest", &PACKAGES).ok_or("iperf3 for the guest cannot be had")?;
         let mut archive = minivmm_firmware::bundle::cpio::Archive::new();
         archive.file("bench", 0o755, INIT.as_bytes().to_vec());

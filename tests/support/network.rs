@@ -1,7 +1,9 @@
 //! A network of a test's own: a namespace with addresses that are nobody's on its loopback, and a `/etc/resolv.conf` of its own. It takes root.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
@@ -93,17 +95,50 @@ fn run(script: &str) {
     assert!(status.success(), "{script}");
 }
 
+/// A connection with two directions.
+pub trait Connection: Read + Write + Send + Sized + 'static {
+    fn again(&self) -> Self;
+    /// Ends the direction from here.
+    fn end(&self);
+}
+
+impl Connection for TcpStream {
+    fn again(&self) -> Self {
+        self.try_clone().unwrap()
+    }
+
+    fn end(&self) {
+        // Whoever has gone by now has no use for it.
+        drop(self.shutdown(Shutdown::Write));
+    }
+}
+
+impl Connection for UnixStream {
+    fn again(&self) -> Self {
+        self.try_clone().unwrap()
+    }
+
+    fn end(&self) {
+        // As above.
+        drop(self.shutdown(Shutdown::Write));
+    }
+}
+
 /// Sends everything back to everybody who connects, each on a thread.
 pub fn echo(listener: TcpListener) {
+    std::thread::spawn(move || listener.incoming().map(Result::unwrap).for_each(send_back));
+}
+
+/// The same of Unix sockets.
+pub fn echo_unix(listener: UnixListener) {
+    std::thread::spawn(move || listener.incoming().map(Result::unwrap).for_each(send_back));
+}
+
+fn send_back(mut connection: impl Connection) {
     std::thread::spawn(move || {
-        for mut stream in listener.incoming().map(Result::unwrap) {
-            std::thread::spawn(move || {
-                let mut copy = stream.try_clone().unwrap();
-                std::io::copy(&mut copy, &mut stream).unwrap();
-                // Whoever has gone by now has no use for it.
-                drop(stream.shutdown(Shutdown::Write));
-            });
-        }
+        let mut copy = connection.again();
+        std::io::copy(&mut copy, &mut connection).unwrap();
+        connection.end();
     });
 }
 
