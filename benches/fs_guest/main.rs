@@ -6,7 +6,9 @@
 //! Needs `qemu-system-aarch64`, `virtiofsd` (`/usr/libexec/virtiofsd` of Debian's package) and what the guest's system is made with.
 //! `MINIVMM_BENCH_QEMU` and `MINIVMM_BENCH_VIRTIOFSD` name others, `MINIVMM_BENCH_RUNS` sets the number of runs (5), `MINIVMM_BENCH_FILES` the size
 //! of the tree (30000), `MINIVMM_BENCH_SHARE` a directory to make the shared ones in: on a host whose disk takes milliseconds for an unlink,
-//! nothing else can be measured.
+//! nothing else can be measured. `MINIVMM_BENCH_SHARE_OPTIONS` goes behind minivmm's `--share` (`,poll=0`). To look into one thing:
+//! `MINIVMM_BENCH_JOBS` is a file with other jobs, an empty `MINIVMM_BENCH_QEMU` leaves the peer out, `MINIVMM_BENCH_STATS` is where minivmm's
+//! `--stats` of the last run go.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,14 +73,19 @@ fn main() -> Result<()> {
     let program = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let qemu = program("MINIVMM_BENCH_QEMU", "qemu-system-aarch64");
     let virtiofsd = program("MINIVMM_BENCH_VIRTIOFSD", "/usr/libexec/virtiofsd");
+    let jobs = std::env::var("MINIVMM_BENCH_JOBS").map_or_else(|_| Ok(JOBS.to_owned()), fs::read_to_string)?;
     let bench = Bench::prepare()?;
     if runs > 0 {
-        println!("{runs} runs each, alternating; peer: {}, {}\n", version(&qemu)?, version(&virtiofsd)?);
+        if !qemu.is_empty() {
+            println!("{runs} runs each, alternating; peer: {}, {}\n", version(&qemu)?, version(&virtiofsd)?);
+        }
         println!("| case | minivmm | QEMU TCG, virtiofsd | ratio |\n|---|---|---|---|");
         let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..runs {
-            collect(&mut ours, bench.minivmm(JOBS, None)?);
-            collect(&mut theirs, bench.qemu(&qemu, &virtiofsd, JOBS)?);
+            collect(&mut ours, bench.minivmm(&jobs, None)?);
+            if !qemu.is_empty() {
+                collect(&mut theirs, bench.qemu(&qemu, &virtiofsd, &jobs)?);
+            }
         }
         let mut ratios = Vec::new();
         for (name, mut times) in ours {
@@ -187,7 +194,11 @@ impl Bench {
             run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).arg(size))?;
             command.arg("--disk").arg(image);
         }
-        command.arg("--share").arg(format!("{}:share", share.display()));
+        let options = std::env::var("MINIVMM_BENCH_SHARE_OPTIONS").unwrap_or_default();
+        command.arg("--share").arg(format!("{}:share{options}", share.display()));
+        if let Some(path) = std::env::var_os("MINIVMM_BENCH_STATS") {
+            command.arg("--stats").arg(path);
+        }
         finish(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?, &console)
     }
 
