@@ -11,14 +11,17 @@
 //! `--stats` of the last run go.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use measuring::{Result, median, shell_bundle, version};
 use minivmm_firmware::bundle::cpio::Archive;
 
+#[path = "../measuring/mod.rs"]
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 #[path = "../../tests/support/system.rs"]
 mod system;
 
@@ -60,7 +63,6 @@ job sqlite_wal 300 transactions
 job rm_rf 1000 rm -rf clone
 "#;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Seconds for one operation, by case.
 type Times = BTreeMap<String, f64>;
 
@@ -118,18 +120,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn version(program: &str) -> Result<String> {
-    let output = Command::new(program).arg("--version").output().map_err(|error| format!("{program}: {error}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
-}
-
 fn collect(into: &mut BTreeMap<String, Vec<f64>>, times: Times) {
     times.into_iter().for_each(|(name, time)| into.entry(name).or_default().push(time));
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The files that both machines boot.
@@ -147,15 +139,7 @@ impl Bench {
             None => tempfile::tempdir()?,
         };
         let system = system::make()?;
-        let path = || Command::new(MINIVMM).args(["bundle", "path", "shell"]).stderr(Stdio::null()).output();
-        let mut bundle = path()?;
-        if !bundle.status.success() {
-            if !Command::new(MINIVMM).args(["bundle", "fetch", "shell"]).status()?.success() {
-                return Err("the shell bundle cannot be fetched".into());
-            }
-            bundle = path()?;
-        }
-        let bundle = PathBuf::from(String::from_utf8(bundle.stdout)?.trim());
+        let bundle = shell_bundle(MINIVMM)?;
         let mut archive = Archive::new();
         archive.file("bench", 0o755, INIT.as_bytes().to_vec());
         let mut initramfs = fs::read(bundle.join("initramfs"))?;
