@@ -148,6 +148,31 @@ fn what_the_guest_does_is_no_news() {
 }
 
 #[test]
+fn what_the_host_does_after_the_guest_is_news() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut guest = Guest::new();
+    fs::write(guest.path("file"), "").unwrap();
+    guest.told();
+    guest.told();
+    let node = guest.look_up(c"file");
+    guest.watch.changed_content(node);
+    let own = wall_clock();
+    // The clock of the host's files ticks some hundred times a second.
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap();
+    let (own_secs, own_nanos) = (u64::try_from(own.secs).unwrap(), own.nanos);
+    loop {
+        fs::write(elsewhere.path(), "tick").unwrap();
+        let ticked = since(fs::metadata(elsewhere.path()).unwrap().modified().unwrap());
+        if (ticked.as_secs(), ticked.subsec_nanos()) > (own_secs, own_nanos) {
+            break;
+        }
+    }
+    fs::set_permissions(guest.path("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(guest.told(), (Kind::Attributes, node.0, String::new()));
+}
+
+#[test]
 fn name_that_the_guest_is_changing_waits() {
     let mut guest = Guest::new();
     let name = Name::new(c"slow").unwrap();
