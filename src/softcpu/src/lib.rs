@@ -20,6 +20,7 @@ mod debug;
 pub mod decode;
 mod exception;
 mod float;
+mod halt;
 mod host_memory;
 mod id;
 pub mod insn;

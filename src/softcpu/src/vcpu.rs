@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minivmm_aarch64::SysReg;
 use minivmm_aarch64::esr::{self, ExceptionClass};
@@ -13,6 +13,7 @@ use crate::code::{CodeCache, PAGE_INSNS, Translation};
 use crate::core::{Core, Counters, LeftFor, Trap};
 use crate::decode::decode;
 use crate::exception::PSTATE_IL;
+use crate::halt::HaltPolling;
 use crate::insn::Insn;
 use crate::interpret::{self, Stop};
 use crate::lockstep::{self, Lockstep, Verdict};
@@ -47,6 +48,8 @@ pub enum Exit {
 const DECODE_AHEAD: usize = 32;
 /// How long a WFI sleeps at most before it looks again, should a wake-up be lost on its way through the machine.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Turns of the loop of a WFI that looks for its interrupt between two offers of its time slice.
+const SPINS_BETWEEN_YIELDS: u32 = 32;
 /// Turns of a DSB's waiting loop before it gives its time slice away.
 const SPINS_BEFORE_YIELD: u32 = 200;
 
@@ -68,6 +71,7 @@ pub struct Vcpu {
     divergence: Option<String>,
     /// The modes of EL1 and EL0 whose tables of entries the TLB leads to.
     fetch_modes: [Option<Mode>; 2],
+    halt_polling: HaltPolling,
 }
 
 impl Vcpu {
@@ -91,7 +95,17 @@ impl Vcpu {
             (core.links.indirect, core.links.execute) = (translator.indirect(), translator.execute());
         }
         let (at_once, fetch_modes) = (patience == 0, [None; 2]);
-        Self { core, code, scratch: None, translator, at_once, lockstep, divergence: None, fetch_modes }
+        Self {
+            core,
+            code,
+            scratch: None,
+            translator,
+            at_once,
+            lockstep,
+            divergence: None,
+            fetch_modes,
+            halt_polling: HaltPolling::default(),
+        }
     }
 
     /// Runs guest instructions until the machine is needed. Waits for interrupts inside.
@@ -412,23 +426,44 @@ impl Vcpu {
         self.core.deadline_ns = self.core.timers.deadline_ns(now);
     }
 
-    /// WFI: sleeps until an interrupt line is high (masked or not), a kick, or the next timer.
+    /// WFI: waits until an interrupt line is high (masked or not), a kick, or the next timer.
     fn wait(&mut self, bus: &dyn Bus) {
-        const WAKES: u32 = PENDING_IRQ | PENDING_FIQ | PENDING_KICK;
         self.core.counters.waits += 1;
+        let start = Instant::now();
+        let mut window = self.halt_polling.window();
         loop {
             self.update_timers(bus);
-            if self.core.line.pending.load(Ordering::SeqCst) & WAKES != 0 {
+            if self.is_woken() {
                 break;
             }
             self.core.leave_guest();
             let now = self.core.system.now_ns();
             let until_timer = Duration::from_nanos(self.core.deadline_ns.saturating_sub(now));
-            // A permit left by an earlier wake-up makes this return at once, and the loop looks again.
-            std::thread::park_timeout(until_timer.min(LONGEST_WAIT));
+            if !window.is_zero() {
+                self.look(window.min(until_timer));
+                window = Duration::ZERO;
+            } else {
+                // A permit left by an earlier wake-up makes this return at once, and the loop looks again.
+                std::thread::park_timeout(until_timer.min(LONGEST_WAIT));
+            }
             self.core.enter_guest();
         }
+        self.halt_polling.waited(start.elapsed());
         self.core.poll_at = 0;
+    }
+
+    fn is_woken(&self) -> bool {
+        self.core.line.pending.load(Ordering::SeqCst) & (PENDING_IRQ | PENDING_FIQ | PENDING_KICK) != 0
+    }
+
+    /// Looks for what ends a wait, for `window`.
+    fn look(&self, window: Duration) {
+        let start = Instant::now();
+        while !self.is_woken() && start.elapsed() < window {
+            (0..SPINS_BETWEEN_YIELDS).for_each(|_| std::hint::spin_loop());
+            // Whoever else could run here goes first: it may be who has the interrupt.
+            std::thread::yield_now();
+        }
     }
 
     /// DSB after a broadcast: every other vCPU has obeyed or is outside guest code. Obeys its own mailbox meanwhile, so that two waiting
