@@ -32,8 +32,8 @@ const CPUS: &str = "2";
 /// A run that takes longer is broken.
 const LONGEST_RUN: Duration = Duration::from_secs(1800);
 
-/// What both machines do. `job` times by the guest's uptime.
-const JOBS: &str = r#"
+/// Times a job by the guest's uptime.
+const JOB: &str = r#"
 job() {
     name=$1 operations=$2; shift 2
     read -r start _ </proc/uptime
@@ -42,6 +42,10 @@ job() {
     ms=$(( 10#${end/./} * 10 - 10#${start/./} * 10 ))
     echo "BENCH $name $(( ms / 1000 )).$(printf %03d $(( ms % 1000 ))) $operations"
 }
+"#;
+
+/// What both machines do.
+const JOBS: &str = r#"
 export GIT_CONFIG_GLOBAL=/tmp/gitconfig GIT_CONFIG_NOSYSTEM=1
 git config --global user.name t; git config --global user.email t@t; git config --global safe.directory '*'
 repository() {
@@ -62,6 +66,27 @@ cd ..
 job sqlite_wal 300 transactions
 job rm_rf 1000 rm -rf clone
 "#;
+
+/// What people do to a tree of FILES small files, in DIRECTORY, with the programs that they do it with; caches are first as the step before left
+/// them, then empty.
+const TREE_JOBS: &str = "
+bench /tmp make-tree=FILES
+tar -C /tmp -cf /tmp/tree.tar tree
+rm -rf /tmp/tree
+unpack() { tar xf /tmp/tree.tar; sync; }
+delete() { rm -rf tree; sync; }
+drop() { sync; echo 3 >/proc/sys/vm/drop_caches; }
+found() { find tree -type f -size +1000000k; }
+cd DIRECTORY
+job 1_unpack FILES unpack
+job 2_stat FILES found
+job 3_read FILES grep -r nothing tree
+drop
+job 4_stat_cold FILES found
+drop
+job 5_read_cold FILES grep -r nothing tree
+job 6_delete FILES delete
+";
 
 /// Seconds for one operation, by case.
 type Times = BTreeMap<String, f64>;
@@ -104,10 +129,11 @@ fn main() -> Result<()> {
     if files > 0 {
         println!("| tree of {files} files, for each | share | virtio-blk, ext4 | ratio |\n|---|---|---|---|");
         let (mut share, mut disk) = (BTreeMap::new(), BTreeMap::new());
+        let tree = TREE_JOBS.replace("FILES", &files.to_string());
         for _ in 0..runs.clamp(1, 3) {
-            // Each in a machine of its own, with nothing cached.
-            collect(&mut share, bench.minivmm(&format!("bench /share tree={files}"), Some("4G"))?);
-            collect(&mut disk, bench.minivmm(&format!("bench /local tree={files}"), Some("4G"))?);
+            // Each in a machine of its own.
+            collect(&mut share, bench.minivmm(&tree.replace("DIRECTORY", "/share"), Some("4G"))?);
+            collect(&mut disk, bench.minivmm(&tree.replace("DIRECTORY", "/local"), Some("4G"))?);
         }
         let mut all = (0.0, 0.0);
         for (name, mut times) in share {
@@ -115,7 +141,7 @@ fn main() -> Result<()> {
             println!("| {name} | {:.1} µs | {:.1} µs | {:.2} |", ours * 1e6, theirs * 1e6, ours / theirs);
             all = (all.0 + ours, all.1 + theirs);
         }
-        println!("| all four | {:.1} µs | {:.1} µs | {:.2} |", all.0 * 1e6, all.1 * 1e6, all.0 / all.1);
+        println!("| all six | {:.1} µs | {:.1} µs | {:.2} |", all.0 * 1e6, all.1 * 1e6, all.0 / all.1);
     }
     Ok(())
 }
@@ -162,7 +188,7 @@ impl Bench {
             fs::remove_dir_all(&share)?;
         }
         fs::create_dir(&share)?;
-        let mut bytes = script.as_bytes().to_vec();
+        let mut bytes = format!("{JOB}{script}").into_bytes();
         bytes.resize(bytes.len().next_multiple_of(4096), 0);
         let disk = self.path("script");
         fs::write(&disk, bytes)?;

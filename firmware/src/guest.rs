@@ -24,6 +24,9 @@ pub mod docker {
     pub const REQUEST_PORT: u32 = 2376;
     /// vsock port of the host: one line for each published port, which stays published while the connection lasts (`publish`).
     pub const PUBLISH_PORT: u32 = 2377;
+    /// The kernel's words on every command line: warnings and worse on the console; no tests of its own cryptography, which take a fifth of all
+    /// instructions before dockerd starts.
+    pub const COMMAND_LINE: &str = "loglevel=4 cryptomgr.notests";
     /// Begins a word of the command line for each shared folder: its tag, a colon, and its path in base64.
     pub const SHARE: &str = "minivmm.share=";
     /// Begins a line on the console by which the guest says how far it is, and is followed by a word and, for [`FAILED`], text.

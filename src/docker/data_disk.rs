@@ -42,7 +42,7 @@ pub enum DataDiskError {
     HostFull {
         /// The file.
         path: PathBuf,
-        /// What the file system has left.
+        /// What the file system has left, in whole MiB.
         free_bytes: u64,
     },
 }
@@ -74,7 +74,9 @@ pub fn prepare(path: &Path, wanted: Option<MemorySize>) -> Result<u64, DataDiskE
 
 fn check_space(path: &Path, file: &File) -> Result<(), DataDiskError> {
     match free_bytes(file) {
-        Some(free_bytes) if is_low(free_bytes) => Err(DataDiskError::HostFull { path: path.to_owned(), free_bytes }),
+        Some(free_bytes) if is_low(free_bytes) => {
+            Err(DataDiskError::HostFull { path: path.to_owned(), free_bytes: free_bytes >> 20 << 20 })
+        }
         _ => Ok(()),
     }
 }

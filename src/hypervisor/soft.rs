@@ -24,9 +24,9 @@ impl Hypervisor for SoftHypervisor {
     }
 
     fn create_vm(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, HypervisorError> {
-        let system =
-            System::new(SystemConfig { vcpu_count: spec.vcpu_count, tier: spec.cpu_tier, ..SystemConfig::default() });
         let region = spec.ram.region();
+        let (vcpu_count, tier) = (spec.vcpu_count, spec.cpu_tier);
+        let system = System::new(SystemConfig { vcpu_count, tier, ..SystemConfig::for_memory(region.len()) });
         let gpa = region.start_addr().raw_value();
         let failed = |reason: String| HypervisorError::Map { gpa, reason };
         let memory = HostMemory::from_mmap(region.get_mmap())

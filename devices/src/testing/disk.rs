@@ -26,6 +26,7 @@ struct Shared {
     block_bytes: u32,
     read_only: bool,
     fails: AtomicBool,
+    full: AtomicBool,
     violations: AtomicU64,
 }
 
@@ -43,6 +44,7 @@ impl MemoryDisk {
             block_bytes,
             read_only,
             fails: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             violations: AtomicU64::new(0),
         }))
     }
@@ -50,6 +52,11 @@ impl MemoryDisk {
     /// Makes every call fail, or stop failing.
     pub fn set_failing(&self, fails: bool) {
         self.0.fails.store(fails, Ordering::SeqCst);
+    }
+
+    /// Makes every write fail for want of room, or stop failing.
+    pub fn set_full(&self, full: bool) {
+        self.0.full.store(full, Ordering::SeqCst);
     }
 
     /// Everything that was called, in order.
@@ -100,6 +107,9 @@ impl MemoryDisk {
         };
         if self.0.fails.load(Ordering::SeqCst) {
             return Err(io::Error::other("a bad disk"));
+        }
+        if matches!(call, Call::Write { .. } | Call::WriteZeroes { .. }) && self.0.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(usize::try_from(offset).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX))
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -55,6 +56,13 @@ impl Doorbell {
                 return true;
             }
             thread::park();
+        }
+    }
+
+    /// Sleeps for `longest`, or until the bell rings or stops. For the worker, and for one that has not called [`Self::wait`] it only sleeps.
+    pub fn pause(&self, longest: Duration) {
+        if !self.is_stopped() {
+            thread::park_timeout(longest);
         }
     }
 

@@ -5,11 +5,13 @@
 //! would have done that matters is done here: the `iptables` alternative, the file of CA certificates, accounts. There is no
 //! `ld.so.cache`: the loader of a Debian libc looks into the few directories that there are by itself.
 //!
+//! Modules have no signatures, and the kernel says once that it is tainted: they are what the manifest says, and to check 45 of them takes a third
+//! of all instructions before dockerd starts.
+//!
 //! The root is not compressed. Counted on the software CPU, reading dockerd's 69 MB from squashfs takes a guest 101 million instructions
 //! as it is, 256 million with lz4, 860 million with zstd and 1,239 million with gzip; only the cache directory pays for that, with 418 MB in place of
 //! some 190 MB with lz4.
 
-use std::fs;
 use std::path::Path;
 
 use super::cpio::Archive;
@@ -17,9 +19,10 @@ use super::deb;
 use super::download::{DownloadError, Progress, sha256};
 use super::made::{Content, Made};
 use super::manifest::{FORMAT, FileEntry, Manifest, SourceEntry};
-use super::repository::{Package, Repository, RepositoryError};
+use super::modules::Modules;
+use super::repository::{Package, Repository};
 use super::root::Tree;
-use super::shell::{Flavour, ShellError, Unpacked, hash_of, kernel_packages};
+use super::shell::{Flavour, ShellError, Unpacked, fetched, hash_of};
 use crate::agent::PROGRAM;
 
 /// Name of the root's file in the bundle.
@@ -39,7 +42,6 @@ const PACKAGES: [&str; 11] = [
     "e2fsprogs",
     "socat",
 ];
-const BUSYBOX: &str = "busybox-static";
 /// Used by maintainer scripts, or by services of an init that is not here; or something that busybox has.
 const WITHOUT: [&str; 8] = [
     "adduser",
@@ -108,7 +110,7 @@ const INITRAMFS_FILES: [(&str, u32, &str); 1] = [("init", 0o755, include_str!(".
 const INITRAMFS_APPLETS: [&str; 6] = ["mkdir", "modprobe", "mount", "sh", "sleep", "switch_root"];
 
 /// What the guest's side of minivmm consists of: path, permissions, content.
-const GUEST_FILES: [(&str, u32, &str); 16] = [
+const GUEST_FILES: [(&str, u32, &str); 17] = [
     ("etc/inittab", 0o644, include_str!("../../guest/docker/inittab")),
     ("usr/lib/minivmm/start", 0o755, include_str!("../../guest/docker/start")),
     ("usr/lib/minivmm/stop", 0o755, include_str!("../../guest/docker/stop")),
@@ -117,6 +119,7 @@ const GUEST_FILES: [(&str, u32, &str); 16] = [
     ("usr/lib/minivmm/network", 0o755, include_str!("../../guest/network")),
     ("usr/lib/minivmm/lease", 0o755, include_str!("../../guest/lease")),
     ("usr/lib/minivmm/requests", 0o755, include_str!("../../guest/docker/requests")),
+    ("usr/lib/minivmm/terminal", 0o755, include_str!("../../guest/docker/terminal")),
     ("usr/lib/minivmm/docker-proxy", 0o755, include_str!("../../guest/docker/docker-proxy")),
     ("usr/lib/minivmm/publish", 0o755, include_str!("../../guest/docker/publish")),
     ("usr/lib/minivmm/shares", 0o755, include_str!("../../guest/shares")),
@@ -287,7 +290,10 @@ pub fn recipe() -> String {
     let accounts = ACCOUNTS.iter().map(|(path, mode, content)| (*path, u32::from(*mode), *content));
     let all = INITRAMFS_FILES.into_iter().chain(GUEST_FILES).chain(accounts).chain(lists).chain(links);
     let agent = sha256(PROGRAM);
-    hash_of(&all.chain([("iptables", 0, IPTABLES_TARGET), ("agent", 0, &agent)]).collect::<Vec<_>>())
+    hash_of(
+        &all.chain([("iptables", 0, IPTABLES_TARGET), ("modules", 0, "unsigned"), ("agent", 0, &agent)])
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Downloads the packages into `directory`, which also takes the root while it grows, and makes the bundle of them.
@@ -301,29 +307,22 @@ pub fn make(
     directory: &Path,
     progress: &dyn Progress,
 ) -> Result<Made, ShellError> {
-    let mut sources = kernel_packages(repository, flavour)?;
-    sources.push(repository.find(BUSYBOX)?);
-    let mut unpacked = Unpacked::default();
-    for package in &sources {
-        let bytes = fetch(repository, package, directory, progress)?;
-        unpacked.take(&bytes).map_err(|source| ShellError::Package { package: package.name.clone(), source })?;
-    }
-    let (kernel_version, kernel) = unpacked.kernel.take().ok_or(ShellError::NoFile { what: "kernel" })?;
-    let busybox = unpacked.busybox.take().ok_or(ShellError::NoFile { what: "busybox" })?;
+    let (mut sources, unpacked) = Unpacked::fetch(repository, flavour, directory, progress)?;
+    let Unpacked { kernel: (kernel_version, kernel), busybox, modules } = unpacked;
 
     let mut tree = Tree::new();
     let packages = repository.closure(&PACKAGES, &WITHOUT)?;
     for package in &packages {
-        let bytes = fetch(repository, package, directory, progress)?;
+        let bytes = fetched(repository, package, directory, progress)?;
         unpack(&mut tree, package, &bytes)?;
     }
     progress.begin("root file system", 0);
-    add_modules(&mut tree, &kernel_version, &unpacked)?;
+    add_modules(&mut tree, &kernel_version, &modules)?;
     complete(&mut tree, busybox.clone())?;
     let root = directory.join(ROOT);
     tree.write(&root)?;
 
-    let initramfs = initramfs(&kernel_version, busybox, &unpacked)?;
+    let initramfs = initramfs(&kernel_version, busybox, &modules)?;
     sources.extend(packages);
     let root_entry = FileEntry::of_file(ROOT, &root)
         .map_err(|source| ShellError::Repository(DownloadError::Write { path: root.clone(), source }.into()))?;
@@ -344,17 +343,6 @@ pub fn make(
     Ok(Made { manifest, files })
 }
 
-fn fetch(
-    repository: &Repository<'_>,
-    package: &Package,
-    directory: &Path,
-    progress: &dyn Progress,
-) -> Result<Vec<u8>, ShellError> {
-    let path = repository.download(package, directory, progress)?;
-    progress.begin(&format!("unpacking {}", package.name), 0);
-    Ok(fs::read(&path).map_err(|source| RepositoryError::from(DownloadError::Write { path, source }))?)
-}
-
 fn unpack(tree: &mut Tree, package: &Package, bytes: &[u8]) -> Result<(), ShellError> {
     let wanted = |path: &str| {
         let directory = format!("{path}/");
@@ -370,11 +358,11 @@ fn unpack(tree: &mut Tree, package: &Package, bytes: &[u8]) -> Result<(), ShellE
     Ok(result?)
 }
 
-fn add_modules(tree: &mut Tree, kernel_version: &str, unpacked: &Unpacked) -> Result<(), ShellError> {
-    let mut names = unpacked.modules.names_below(&MODULE_DIRECTORIES);
+fn add_modules(tree: &mut Tree, kernel_version: &str, modules: &Modules) -> Result<(), ShellError> {
+    let mut names = modules.names_below(&MODULE_DIRECTORIES);
     names.retain(|name| !NO_MODULES.contains(&name.as_str()));
     let optional: Vec<&str> = names.iter().map(String::as_str).chain(MODULES).collect();
-    let chosen = unpacked.modules.choose(&BOOT_MODULES, &optional).map_err(ShellError::Modules)?;
+    let chosen = modules.choose(&BOOT_MODULES, &optional).map_err(ShellError::Modules)?.unsigned();
     let directory = format!("usr/lib/modules/{kernel_version}");
     tree.file(&format!("{directory}/modules.dep"), 0o644, chosen.dep.into_bytes());
     tree.file(&format!("{directory}/modules.alias"), 0o644, chosen.alias.into_bytes());
@@ -414,7 +402,6 @@ fn complete(tree: &mut Tree, busybox: Vec<u8>) -> Result<(), ShellError> {
             tree.symlink(&path, "busybox");
         }
     }
-    tree.file("usr/lib/minivmm/agent", 0o755, crate::agent::PROGRAM.to_vec());
     for (path, permissions, content) in GUEST_FILES {
         tree.file(path, u16::try_from(permissions).unwrap_or(0), content.as_bytes().to_vec());
     }
@@ -425,7 +412,7 @@ fn complete(tree: &mut Tree, busybox: Vec<u8>) -> Result<(), ShellError> {
     Ok(())
 }
 
-fn initramfs(kernel_version: &str, busybox: Vec<u8>, unpacked: &Unpacked) -> Result<Vec<u8>, ShellError> {
+fn initramfs(kernel_version: &str, busybox: Vec<u8>, modules: &Modules) -> Result<Vec<u8>, ShellError> {
     let mut archive = Archive::new();
     for directory in ["dev", "image", "proc", "root", "rw", "sys"] {
         archive.directory(directory);
@@ -438,7 +425,7 @@ fn initramfs(kernel_version: &str, busybox: Vec<u8>, unpacked: &Unpacked) -> Res
     for (path, permissions, content) in INITRAMFS_FILES {
         archive.file(path, permissions, content.as_bytes().to_vec());
     }
-    let chosen = unpacked.modules.choose(&BOOT_MODULES, &[]).map_err(ShellError::Modules)?;
+    let chosen = modules.choose(&BOOT_MODULES, &[]).map_err(ShellError::Modules)?.unsigned();
     let directory = format!("lib/modules/{kernel_version}");
     archive.file(&format!("{directory}/modules.dep"), 0o644, chosen.dep.into_bytes());
     for (path, content) in chosen.files {

@@ -56,6 +56,18 @@ pub struct Chosen {
     pub alias: String,
 }
 
+impl Chosen {
+    /// Without the signatures, which the kernel then does not check.
+    #[must_use]
+    pub fn unsigned(mut self) -> Self {
+        for (_, content) in &mut self.files {
+            let len = len_without_signature(content);
+            content.truncate(len);
+        }
+        self
+    }
+}
+
 impl Modules {
     /// Takes the file `path` of the package: a module, or `modules.builtin`. Others are ignored.
     pub fn add(&mut self, path: &str, content: Vec<u8>) {
@@ -137,6 +149,19 @@ fn module_name(path: &str) -> Option<String> {
     Some(name.replace('-', "_"))
 }
 
+/// What of the module is not its signature. Spec: Linux, `include/linux/module_signature.h`: the signature, a descriptor whose last four bytes are the
+/// signature's length, most significant first, and the marker.
+fn len_without_signature(module: &[u8]) -> usize {
+    const MARKER: &[u8] = b"~Module signature appended~\n";
+    const DESCRIPTOR_BYTES: usize = 12;
+    let len = || {
+        let (before, length) = module.strip_suffix(MARKER)?.split_last_chunk::<4>()?;
+        let signature = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        before.len().checked_sub(DESCRIPTOR_BYTES - 4)?.checked_sub(signature)
+    };
+    len().unwrap_or(module.len())
+}
+
 /// The NUL-separated strings of the section `.modinfo`.
 fn modinfo(elf: &[u8]) -> Option<Vec<String>> {
     if elf.get(..5)? != b"\x7fELF\x02" {
@@ -208,6 +233,21 @@ pub(crate) mod tests {
         assert_eq!(order, ["kernel/n/failover.ko", "kernel/n/net_failover.ko", "kernel/n/virtio_net.ko"]);
         assert!(chosen.dep.contains("kernel/n/virtio_net.ko: kernel/n/net_failover.ko kernel/n/failover.ko\n"));
         assert_eq!(chosen.alias, "alias virtio:d1v* net_failover\n");
+    }
+
+    #[test]
+    fn signature_is_cut_off_where_there_is_one() {
+        let plain = module("depends=\0");
+        let signed = |len: u32| {
+            [&plain[..], b"signature", &[0; 8], &len.to_be_bytes(), b"~Module signature appended~\n"].concat()
+        };
+        let mut modules = Modules::default();
+        modules.add("kernel/plain.ko", plain.clone());
+        modules.add("kernel/signed.ko", signed(9));
+        modules.add("kernel/wrong.ko", signed(u32::MAX));
+        let chosen = modules.choose(&["plain", "signed", "wrong"], &[]).unwrap().unsigned();
+        let contents: Vec<&[u8]> = chosen.files.iter().map(|(_, content)| &content[..]).collect();
+        assert_eq!(contents, [&plain, &plain, &signed(u32::MAX)]);
     }
 
     #[test]

@@ -155,11 +155,12 @@ impl FromStr for Flavour {
     }
 }
 
-/// What is taken out of the packages.
-#[derive(Debug, Default)]
+/// What every bundle takes of its packages.
+#[derive(Debug)]
 pub(super) struct Unpacked {
-    pub kernel: Option<(String, Vec<u8>)>,
-    pub busybox: Option<Vec<u8>>,
+    /// With its version.
+    pub kernel: (String, Vec<u8>),
+    pub busybox: Vec<u8>,
     pub modules: Modules,
 }
 
@@ -174,18 +175,9 @@ pub fn make(
     directory: &Path,
     progress: &dyn Progress,
 ) -> Result<Made, ShellError> {
-    let mut packages = kernel_packages(repository, flavour)?;
-    packages.push(repository.find(BUSYBOX)?);
-    let mut unpacked = Unpacked::default();
-    for package in &packages {
-        let path = repository.download(package, directory, progress)?;
-        progress.begin(&format!("unpacking {}", package.name), 0);
-        let bytes = fs::read(&path).map_err(|source| RepositoryError::from(DownloadError::Write { path, source }))?;
-        unpacked.take(&bytes).map_err(|source| ShellError::Package { package: package.name.clone(), source })?;
-    }
-    let (kernel_version, kernel) = unpacked.kernel.ok_or(ShellError::NoFile { what: "kernel" })?;
-    let busybox = unpacked.busybox.ok_or(ShellError::NoFile { what: "busybox" })?;
-    let initramfs = initramfs(&kernel_version, busybox, &unpacked.modules)?;
+    let (packages, unpacked) = Unpacked::fetch(repository, flavour, directory, progress)?;
+    let Unpacked { kernel: (kernel_version, kernel), busybox, modules } = unpacked;
+    let initramfs = initramfs(&kernel_version, busybox, &modules)?;
     let manifest = Manifest {
         format: FORMAT,
         name: "shell".to_owned(),
@@ -202,7 +194,7 @@ pub fn make(
 }
 
 /// The metapackage, the image that it depends on, and the packages with its parts.
-pub(super) fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<Package>, RepositoryError> {
+fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> Result<Vec<Package>, RepositoryError> {
     let is_part = |name: &str| {
         ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"].iter().any(|p| name.starts_with(p))
     };
@@ -220,19 +212,43 @@ pub(super) fn kernel_packages(repository: &Repository<'_>, flavour: Flavour) -> 
 }
 
 impl Unpacked {
-    /// Takes the kernel, its modules and busybox out of `package`.
-    pub(super) fn take(&mut self, package: &[u8]) -> Result<(), DebError> {
-        deb::read_files(
-            package,
-            |path| Wanted::of(path).is_some(),
-            |path, content| match Wanted::of(&path) {
-                Some(Wanted::Kernel(version)) => self.kernel = Some((version.to_owned(), content)),
-                Some(Wanted::Module(path)) => self.modules.add(path, content),
-                Some(Wanted::Busybox) => self.busybox = Some(content),
+    /// Downloads the packages of the kernel and of busybox into `directory` and unpacks them; the packages, and what was in them.
+    pub(super) fn fetch(
+        repository: &Repository<'_>,
+        flavour: Flavour,
+        directory: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(Vec<Package>, Self), ShellError> {
+        let mut packages = kernel_packages(repository, flavour)?;
+        packages.push(repository.find(BUSYBOX)?);
+        let (mut kernel, mut busybox, mut modules) = (None, None, Modules::default());
+        for package in &packages {
+            let bytes = fetched(repository, package, directory, progress)?;
+            let take = |path: String, content| match Wanted::of(&path) {
+                Some(Wanted::Kernel(version)) => kernel = Some((version.to_owned(), content)),
+                Some(Wanted::Module(path)) => modules.add(path, content),
+                Some(Wanted::Busybox) => busybox = Some(content),
                 None => {}
-            },
-        )
+            };
+            let read = deb::read_files(&bytes, |path| Wanted::of(path).is_some(), take);
+            read.map_err(|source| ShellError::Package { package: package.name.clone(), source })?;
+        }
+        let kernel = kernel.ok_or(ShellError::NoFile { what: "kernel" })?;
+        let busybox = busybox.ok_or(ShellError::NoFile { what: "busybox" })?;
+        Ok((packages, Self { kernel, busybox, modules }))
     }
+}
+
+/// The content of `package`, which is downloaded into `directory`.
+pub(super) fn fetched(
+    repository: &Repository<'_>,
+    package: &Package,
+    directory: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>, ShellError> {
+    let path = repository.download(package, directory, progress)?;
+    progress.begin(&format!("unpacking {}", package.name), 0);
+    Ok(fs::read(&path).map_err(|source| RepositoryError::from(DownloadError::Write { path, source }))?)
 }
 
 /// The files that matter, by their path in a package.

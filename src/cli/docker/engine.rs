@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use minivmm_firmware::bundle::BundleStore;
-use minivmm_firmware::guest::docker::{API_PORT, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL, SHARE};
+use minivmm_firmware::guest::docker::{
+    API_PORT, COMMAND_LINE, DATA_SERIAL, PUBLISH_PORT, REQUEST_PORT, ROOT_SERIAL, SHARE,
+};
 use serde::{Deserialize, Serialize};
 
 use super::DockerError;
@@ -264,8 +266,11 @@ fn files(options: &Options) -> Result<BootFiles, DockerError> {
     let shares =
         shares.map(|(path, index)| format!(" {SHARE}{}:{}", tag(index), requests::base64(&path.to_string_lossy())));
     let gateway = UserOptions::default().gateway();
-    let cmdline =
-        format!("loglevel=4 minivmm.gateway={gateway}{}{}", registries.collect::<String>(), shares.collect::<String>());
+    let cmdline = format!(
+        "{COMMAND_LINE} minivmm.gateway={gateway}{}{}",
+        registries.collect::<String>(),
+        shares.collect::<String>()
+    );
     Ok(BootFiles { kernel: bundle.kernel(), initrds: vec![bundle.initramfs()], cmdline, is_bundle: false })
 }
 
@@ -452,7 +457,7 @@ impl Supervisor {
         let free = disk.and_then(data_disk::free_bytes).filter(|free| data_disk::is_low(*free));
         let warning = free.map(|free| {
             let free = MemorySize(free >> 20 << 20);
-            format!("the host's disk is nearly full ({free} left): containers will fail to write; make room, or prune")
+            format!("the host's disk is nearly full ({free} left): what containers write waits when it is full; make room, or prune")
         });
         if warning.is_some() != lock(&self.board.status).warning.is_some() {
             if let Some(warning) = &warning {

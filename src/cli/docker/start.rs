@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::engine::{Options, Word};
 use super::{DockerError, POLL, current_status};
-use crate::cli::bundle;
+use crate::cli::{bundle, log};
 use crate::config::{CpuTier, MemorySize};
 use crate::docker::context;
 use crate::docker::folders::Folders;
@@ -75,6 +75,7 @@ fn checked<T: FromStr>(text: &str) -> Result<String, T::Err> {
 /// # Errors
 /// As [`DockerError`] says.
 pub fn run(state: &StateDirectory, arguments: Arguments) -> Result<(), DockerError> {
+    log::start(arguments.quiet, 0);
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     let (quiet, timeout) = (arguments.quiet, arguments.timeout);
     state.create()?;

@@ -149,6 +149,17 @@ impl CodeCache {
         page.forget(first, first + LINE_INSNS, cold, miss);
     }
 
+    /// Forgets the instructions of the page at `ipa`.
+    pub fn forget_page(&mut self, ipa: u64) {
+        let Some(index) = self.by_ipa.get(&ipa) else { return };
+        let (cold, miss) = (self.cold(), self.miss());
+        let page = &mut self.pages[*index as usize];
+        if page.used {
+            page.forget(0, PAGE_INSNS, cold, miss);
+            page.used = false;
+        }
+    }
+
     /// Forgets every instruction.
     pub fn forget_all(&mut self) {
         let (cold, miss) = (self.cold(), self.miss());
@@ -264,6 +275,10 @@ mod tests {
         assert_eq!(insns[15], Insn::Nop);
         assert!(insns[16..32].iter().all(|insn| *insn == Insn::Undecoded));
         assert_eq!(insns[32], Insn::Nop);
+        assert_eq!(insns[PAGE_INSNS], Insn::PageEnd);
+        cache.forget_page(0x4000);
+        let insns = &cache.page(index).unwrap().insns;
+        assert!(insns[..PAGE_INSNS].iter().all(|insn| *insn == Insn::Undecoded));
         assert_eq!(insns[PAGE_INSNS], Insn::PageEnd);
     }
 }

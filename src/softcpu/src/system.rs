@@ -28,8 +28,12 @@ pub(crate) const PENDING_KICK: u32 = 1 << 2;
 /// The mailbox is not empty.
 pub(crate) const PENDING_MAINTENANCE: u32 = 1 << 3;
 
-/// A mailbox longer than this becomes one request to forget everything, so that a vCPU that never runs costs no memory.
-const MAILBOX_LIMIT: usize = 256;
+/// A mailbox longer than this becomes one request to forget everything, so that a vCPU that never runs costs no memory. A vCPU that sleeps
+/// while another one starts programs gets a message for each page of their code.
+const MAILBOX_LIMIT: usize = 4096;
+
+/// A container engine with a build in it executes less than half of what fits.
+const LARGEST_CACHE_BYTES: usize = 128 << 20;
 
 /// What a vCPU is told to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +48,24 @@ pub(crate) enum Maintenance {
     AllCode,
     /// The decoded instructions of the cache line at this guest-physical address.
     CodeLine(u64),
+    /// The decoded instructions of the page at this guest-physical address.
+    CodePage(u64),
     /// The generation of units that is no longer the present one, so that its memory can go.
     Units,
+}
+
+impl Maintenance {
+    /// One message that says what both do, where that is not much more. A guest that has written a page of code names each of its lines.
+    fn merged(self, next: Self) -> Option<Self> {
+        let page = |ipa: u64| ipa & !0xfff;
+        match (self, next) {
+            _ if self == next => Some(self),
+            (Self::CodeLine(before) | Self::CodePage(before), Self::CodeLine(ipa)) if page(before) == page(ipa) => {
+                Some(Self::CodePage(page(ipa)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// All that there is to forget.
@@ -134,6 +154,16 @@ impl std::str::FromStr for Tier {
     }
 }
 
+impl SystemConfig {
+    /// With caches for the programs that fit a machine with `ram_bytes` of memory: a 32nd of it for either, as far as that helps.
+    #[must_use]
+    pub fn for_memory(ram_bytes: u64) -> Self {
+        let usual = Self::default();
+        let part = usize::try_from(ram_bytes / 32).unwrap_or(usize::MAX).min(LARGEST_CACHE_BYTES);
+        Self { code_cache_bytes: part.max(usual.code_cache_bytes), unit_bytes: part.max(usual.unit_bytes), ..usual }
+    }
+}
+
 impl Default for SystemConfig {
     fn default() -> Self {
         Self {
@@ -197,7 +227,11 @@ impl Line {
 
     fn post(&self, message: Maintenance) {
         let mut mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if mailbox.last() == Some(&message) {
+        // The last message was not obeyed yet; whoever waits for it waits for what takes its place.
+        if let Some(last) = mailbox.last_mut()
+            && let Some(merged) = last.merged(message)
+        {
+            *last = merged;
             return;
         }
         if mailbox.len() >= MAILBOX_LIMIT {
@@ -427,6 +461,20 @@ mod tests {
         line.obey_all(|message| seen.push(message));
         assert_eq!(seen, EVERYTHING);
         assert_eq!(line.pending.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn lines_of_a_page_are_one_message() {
+        let line = Line::default();
+        for at in (0..2 * MAILBOX_LIMIT as u64).map(|number| number * 64) {
+            line.post(Maintenance::CodeLine(at));
+        }
+        line.post(Maintenance::Page(0));
+        line.post(Maintenance::CodeLine(0));
+        let mut seen = Vec::new();
+        line.obey_all(|message| seen.push(message));
+        let pages = (0..2 * MAILBOX_LIMIT as u64 / 64).map(|page| Maintenance::CodePage(page << 12));
+        assert_eq!(seen, pages.chain([Maintenance::Page(0), Maintenance::CodeLine(0)]).collect::<Vec<_>>());
     }
 
     #[test]

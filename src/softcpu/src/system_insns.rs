@@ -303,7 +303,7 @@ impl Core {
             Maintenance::AllTranslations => self.tlb.flush(),
             Maintenance::Page(va) => self.tlb.flush_page(va),
             Maintenance::Asid(asid) => self.tlb.flush_asid(asid),
-            Maintenance::AllCode | Maintenance::CodeLine(_) | Maintenance::Units => {}
+            Maintenance::AllCode | Maintenance::CodeLine(_) | Maintenance::CodePage(_) | Maintenance::Units => {}
         }
     }
 

@@ -51,7 +51,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const SPINS_BEFORE_YIELD: u32 = 200;
 
 /// Messages about decoded instructions kept for the outer loop; more become one to forget all.
-const DEFERRED_LIMIT: usize = 256;
+const DEFERRED_LIMIT: usize = 4096;
 
 /// One processor. Belongs to the thread that made it.
 #[derive(Debug)]
@@ -459,6 +459,7 @@ impl Vcpu {
         match what {
             Maintenance::AllCode => self.code.forget_all(),
             Maintenance::CodeLine(ipa) => self.code.forget_line(ipa),
+            Maintenance::CodePage(ipa) => self.code.forget_page(ipa),
             Maintenance::Units => {
                 self.renew_units();
             }
@@ -637,8 +638,9 @@ impl Core {
 
     /// Keeps a message about decoded instructions for the outer loop.
     fn defer(&mut self, message: Maintenance) {
-        if !matches!(message, Maintenance::AllCode | Maintenance::CodeLine(_) | Maintenance::Units) {
-            return;
+        match message {
+            Maintenance::AllCode | Maintenance::CodeLine(_) | Maintenance::CodePage(_) | Maintenance::Units => {}
+            Maintenance::AllTranslations | Maintenance::Page(_) | Maintenance::Asid(_) => return,
         }
         if self.deferred.len() >= DEFERRED_LIMIT {
             self.deferred.clear();

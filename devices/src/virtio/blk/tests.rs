@@ -343,6 +343,39 @@ fn host_error_is_an_error_of_that_request_only() {
 }
 
 #[test]
+fn write_waits_while_the_host_has_no_room_and_is_then_done() {
+    let mut bench = Bench::started();
+    bench.disk.set_full(true);
+    bench.driver.put(DATA, &[7; 512]);
+    bench.header(OUT, 3);
+    bench.driver.send(0, &[Buffer::Read(HEADER, 16), Buffer::Read(DATA, 512), Buffer::Write(STATUS, 1)]);
+    let disk = bench.disk.clone();
+    // It was tried again, and the driver has heard nothing.
+    bench.driver.wait_for(|_| disk.calls().len() >= 2);
+    assert_eq!((bench.driver.used_idx(0), bench.driver.get(STATUS, 1)[0]), (0, 0xff));
+    bench.disk.set_full(false);
+    assert!(bench.driver.wait_used(0, 1));
+    assert_eq!(bench.driver.get(STATUS, 1)[0], 0);
+    assert_eq!(bench.disk.content()[3 * 512..4 * 512], [7; 512]);
+    assert_eq!(bench.counters.errors.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn reset_ends_a_write_that_waits_for_room() {
+    let mut bench = Bench::started();
+    bench.disk.set_full(true);
+    bench.header(WRITE_ZEROES, 0);
+    bench.driver.put(DATA, &[[0; 8], 1_u64.to_le_bytes()].concat());
+    bench.driver.send(0, &[Buffer::Read(HEADER, 16), Buffer::Read(DATA, 16), Buffer::Write(STATUS, 1)]);
+    let disk = bench.disk.clone();
+    bench.driver.wait_for(|_| !disk.calls().is_empty());
+    bench.driver.reset();
+    bench.disk.set_full(false);
+    bench.driver.start(0, 2);
+    assert_eq!(bench.request(IN, 0, &[Buffer::Write(DATA, 512)]), 0);
+}
+
+#[test]
 fn chain_without_a_status_byte_fails_the_queue() {
     Bench::started().assert_fails(&[Buffer::Read(HEADER, 16), Buffer::Read(DATA, 512)]);
     Bench::started().assert_fails(&[Buffer::Read(HEADER, 16), Buffer::Write(STATUS, 0)]);

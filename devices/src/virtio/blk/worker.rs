@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::request::{Request, RequestError};
 use super::{BlkCounters, Disk};
@@ -9,6 +10,11 @@ use crate::virtio::chain::{Chain, ChainError};
 use crate::virtio::doorbell::Doorbell;
 use crate::virtio::queue::Queue;
 use crate::virtio::spec::blk::{ID_BYTES, status};
+
+/// What a host says that has no room, for now.
+const NO_ROOM: [io::ErrorKind; 2] = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+/// Between two looks whether it has.
+const ROOM_PERIOD: Duration = Duration::from_millis(200);
 
 /// Takes requests from one queue and does them, in order.
 pub(super) struct Worker {
@@ -38,7 +44,7 @@ impl Worker {
             // At most a queue's worth at a time: then the driver hears of it, and a reset is noticed.
             for _ in 0..self.queue.size() {
                 let Some(chain) = self.queue.pop() else { break };
-                self.serve_one(chain);
+                self.serve_one(chain, bell);
             }
             if bell.is_stopped() || !self.queue.enable_notification() {
                 break;
@@ -46,8 +52,8 @@ impl Worker {
         }
     }
 
-    fn serve_one(&mut self, chain: Chain) {
-        match self.execute(&chain) {
+    fn serve_one(&mut self, chain: Chain, bell: &Doorbell) {
+        match self.execute(&chain, bell) {
             Ok(written) => {
                 self.queue.complete(chain, written);
                 self.queue.notify_used();
@@ -57,12 +63,12 @@ impl Worker {
     }
 
     /// Does what `chain` asks for and writes its status byte. Returns the bytes written to the chain.
-    fn execute(&self, chain: &Chain) -> Result<u32, ChainError> {
+    fn execute(&self, chain: &Chain, bell: &Doorbell) -> Result<u32, ChainError> {
         let memory = self.queue.memory();
         let mut writer = chain.writer(memory);
         let data_bytes = writer.len().checked_sub(1).ok_or(ChainError::TooShort)?;
         let result = match Request::parse(chain, memory, &*self.disk)? {
-            Ok(request) => self.perform(&request, chain)?,
+            Ok(request) => self.perform(&request, chain, bell)?,
             Err(error) => Err(error),
         };
         // Of a failed request, the driver may rely on nothing but the status.
@@ -82,7 +88,12 @@ impl Worker {
         Ok(u32::try_from(len).unwrap_or(u32::MAX))
     }
 
-    fn perform(&self, request: &Request, chain: &Chain) -> Result<Result<u64, RequestError>, ChainError> {
+    fn perform(
+        &self,
+        request: &Request,
+        chain: &Chain,
+        bell: &Doorbell,
+    ) -> Result<Result<u64, RequestError>, ChainError> {
         let (memory, counters) = (self.queue.memory(), &*self.counters);
         let result = match request {
             Request::Read(range) => {
@@ -97,7 +108,7 @@ impl Worker {
                 let from = reader.slices(range.len_bytes)?;
                 BlkCounters::add(&counters.writes, 1);
                 BlkCounters::add(&counters.bytes_written, range.len_bytes);
-                self.disk.write_at(range.offset_bytes, &from).map(|()| 0)
+                when_there_is_room(bell, || self.disk.write_at(range.offset_bytes, &from)).map(|()| 0)
             }
             Request::Flush => {
                 BlkCounters::add(&counters.flushes, 1);
@@ -116,12 +127,30 @@ impl Worker {
             Request::WriteZeroes(ranges) => {
                 BlkCounters::add(&counters.discards, 1);
                 let zero = |(range, unmap): &(super::request::Range, bool)| {
-                    self.disk.write_zeroes(range.offset_bytes, range.len_bytes, *unmap)
+                    when_there_is_room(bell, || self.disk.write_zeroes(range.offset_bytes, range.len_bytes, *unmap))
                 };
                 ranges.iter().try_for_each(zero).map(|()| 0)
             }
         };
         Ok(result.map_err(|error| failed(request, &error)))
+    }
+}
+
+/// Does `write`, again and again while the host has no room for it, until there is some or the device is reset. An error would make the guest's file
+/// system lose what programs were told is written, and then refuse to write at all; a request may take as long as it takes.
+fn when_there_is_room(bell: &Doorbell, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let mut waits = false;
+    loop {
+        let result = write();
+        let is_full = result.as_ref().is_err_and(|error| NO_ROOM.contains(&error.kind()));
+        if !is_full || bell.is_stopped() {
+            return result;
+        }
+        if !waits {
+            tracing::warn!("the host has no room for what the guest writes to a disk: it waits");
+            waits = true;
+        }
+        bell.pause(ROOM_PERIOD);
     }
 }
 

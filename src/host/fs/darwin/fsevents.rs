@@ -409,6 +409,14 @@ mod tests {
     }
 
     #[test]
+    fn directory_that_is_lost_may_cease_to_be_watched() {
+        let mut directories = tree();
+        directories.add(b"/s/ab", file(9));
+        directories.remove(WatchId(4));
+        assert_eq!(heard(&mut directories, &[report(7, "/s/cd/file", flag::MODIFIED)], &[(4, "/s/cd")]), []);
+    }
+
+    #[test]
     fn directory_has_one_number_while_it_is_watched() {
         let mut directories = tree();
         assert_eq!(directories.add(b"/s/a", file(2)), WatchId(2));

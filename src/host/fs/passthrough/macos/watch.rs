@@ -1,4 +1,5 @@
 // UNSAFETY: FSEvents' functions have no safe form; it calls back with a pointer of ours.
+#![expect(unsafe_code, reason = "see UNSAFETY above")]
 
 //! FSEvents: one stream of reports for the whole share. What they mean is in `darwin/fsevents`.
 //!
