@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let throughput = |name: &str, run: fn(&mut Bench, usize) -> Result<Duration>| {
         table.throughput(name, "> 10 Gbit/s per core", bytes as u64, || {
             let mut bench = Bench::start()?;
-            Ok(Took { wall: run(&mut bench, bytes)?, cpu: bench.nat.stop()? })
+            Ok(Took { wall: run(&mut bench, bytes)?, cpu: bench.stop()? })
         })
     };
     throughput("TCP from the guest, 64 KiB frames", to_host)?;
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         Ok((bench, stream))
     };
     let wakeups = |(bench, _): &(Bench, TcpStream)| bench.host.net.counters().wakeups.load(Ordering::Relaxed);
-    table.idle("idle connection", start, wakeups, |(bench, _)| bench.nat.stop().map(drop))
+    table.idle("idle connection", start, wakeups, |(bench, _)| bench.stop().map(drop))
 }
 
 /// A guest with a connection, and a listening socket of the host at its other end.
@@ -94,6 +94,11 @@ impl Bench {
         let host = HostPort { listener, port, net };
         let (next, theirs, acknowledged, window, shift, frame) = (1000, 0, 0, 0, 0, Vec::new());
         Ok(Self { guest, host, nat, next, theirs, acknowledged, window, shift, frame })
+    }
+
+    /// Ends the NAT and its sockets.
+    fn stop(self) -> Result<Duration> {
+        self.nat.stop()
     }
 
     fn connect(&mut self) -> Result<TcpStream> {
@@ -234,7 +239,7 @@ fn round_trip() -> Result<f64> {
             std::hint::spin_loop();
         }
     });
-    bench.nat.stop()?;
+    bench.stop()?;
     // Its socket went with the NAT.
     echo.join().map_err(|_| "the echo failed")?;
     Ok(median)

@@ -97,6 +97,15 @@ fn offloads(bits: u8) -> Offloads {
     Offloads { checksum: has(0), tcp_v4: has(1), tcp_v6: has(2), udp_v4: has(3), udp_v6: has(4) }
 }
 
+/// A frame that the guest sent.
+#[derive(Clone)]
+struct Expected {
+    content: Content,
+    frame: Vec<u8>,
+    /// It is to be finished, and cut into so many bytes (0: not at all).
+    segment: Option<u16>,
+}
+
 struct Bench {
     guest: GuestNet,
     port: NetPort,
@@ -104,9 +113,8 @@ struct Bench {
     now: Instant,
     features: u64,
     buffer: u32,
-    /// What each pair sent and is to reach the back end: the frame, and if it is to be finished, into how many bytes it is to be cut (0: not at
-    /// all).
-    expected: Vec<VecDeque<(Content, Vec<u8>, Option<u16>)>>,
+    /// What each pair sent and is to reach the back end.
+    expected: Vec<VecDeque<Expected>>,
     /// What of each pair reached it.
     reached: Vec<VecDeque<(Vec<u8>, Offload)>>,
     /// What the back end gave and the guest has not received.
@@ -198,7 +206,7 @@ impl Bench {
                 let pair = self.pair(pair);
                 let frame = content.frame(u8::try_from(pair).expect("few"));
                 if self.send(pair, &Header::default(), &frame, &cuts) {
-                    self.expected[usize::from(pair)].push_back((content, frame, None));
+                    self.expected[usize::from(pair)].push_back(Expected { content, frame, segment: None });
                 }
             }
             Step::SendLarge { pair, content, segment, cuts } => {
@@ -206,7 +214,7 @@ impl Bench {
                 let frame = content.frame(u8::try_from(pair).expect("few"));
                 let header = content.shape().header(segment);
                 if self.send(pair, &header, &frame, &cuts) && self.is_allowed(content.shape(), segment) {
-                    self.expected[usize::from(pair)].push_back((content, frame, Some(segment)));
+                    self.expected[usize::from(pair)].push_back(Expected { content, frame, segment: Some(segment) });
                 }
             }
             Step::Forged { pair, content, header, cuts } => {
@@ -347,7 +355,7 @@ impl Bench {
         self.settle();
         let takes = self.cable.state().abilities.takes;
         for (expected, reached) in self.expected.iter_mut().zip(&mut self.reached) {
-            while let Some((content, frame, segment)) = expected.pop_front() {
+            while let Some(Expected { content, frame, segment }) = expected.pop_front() {
                 let shape = content.shape();
                 let is_taken = takes.checksum
                     && match (segment, shape.is_tcp, shape.is_v4) {
