@@ -5,21 +5,22 @@
 //! told by the wall clock and for each second that the NAT's thread was on a CPU ("per core"). `MINIVMM_BENCH_RUNS` sets the number of runs
 //! (5), `MINIVMM_BENCH_MIB` the size of each (4096); medians are printed.
 
-use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use minivmm::event::{EventLoop, Stopper};
+use measuring::device::{DeviceThread, Table, Took, round_trips};
+use measuring::{Result, number};
 use minivmm::host::net::user::UserOptions;
 use minivmm::host::net::{HostNet, NetKind, NetOptions};
 use minivmm_devices::testing::frames::GuestNet;
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::spec::F_EVENT_IDX;
 use minivmm_devices::virtio::spec::net::{GSO_TCPV4, HDR_NEEDS_CSUM, Header};
-use rustix::time::{ClockId, clock_gettime};
+
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 
 const GUEST: [u8; 4] = [192, 168, 74, 15];
 const GATEWAY: [u8; 4] = [192, 168, 74, 1];
@@ -32,63 +33,37 @@ const WINDOW: u16 = 3000;
 const SHIFT: u8 = 10;
 /// Buffers for frames: the test driver has 16, and a large frame needs more than 64 KiB.
 const BUFFER: u32 = 8192;
-const ROUND_TRIPS: usize = 20_000;
-const IDLE: Duration = Duration::from_secs(2);
 
 const SYN: u8 = 2;
 const ACK: u8 = 0x10;
 const HEADERS: usize = 54;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 fn main() -> Result<()> {
-    let number =
-        |name: &str, otherwise: usize| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
-    let (runs, bytes) = (number("MINIVMM_BENCH_RUNS", 5), number("MINIVMM_BENCH_MIB", 4096) << 20);
-    println!(
-        "medians of {runs} runs, guest side driven from the host\n\n| case | wall | per core | bar |\n|---|---|---|---|"
-    );
-    let bar = "> 10 Gbit/s per core";
-    throughput("TCP from the guest, 64 KiB frames", bar, runs, bytes, to_host)?;
-    throughput("TCP to the guest, 64 KiB frames", bar, runs, bytes, to_guest)?;
-    let mut medians = Vec::new();
-    for _ in 0..runs {
-        medians.push(round_trip()?);
-    }
-    println!("| round trip of 1 byte, median | {:.1} µs | | < 30 µs |", median(&mut medians));
-    println!("| wake-ups in {} s of an idle connection | {} | | 0 |", IDLE.as_secs(), idle()?);
-    Ok(())
-}
-
-fn throughput(
-    name: &str,
-    bar: &str,
-    runs: usize,
-    bytes: usize,
-    run: impl Fn(&mut Bench, usize) -> Result<Duration>,
-) -> Result<()> {
-    let (mut walls, mut cores) = (Vec::new(), Vec::new());
-    for _ in 0..runs {
+    let bytes = number("MINIVMM_BENCH_MIB", 4096) << 20;
+    let table = Table::begin(number("MINIVMM_BENCH_RUNS", 5), std::env::var("MINIVMM_BENCH_NET").unwrap_or_default());
+    let throughput = |name: &str, run: fn(&mut Bench, usize) -> Result<Duration>| {
+        table.throughput(name, "> 10 Gbit/s per core", bytes as u64, || {
+            let mut bench = Bench::start()?;
+            Ok(Took { wall: run(&mut bench, bytes)?, cpu: bench.nat.stop()? })
+        })
+    };
+    throughput("TCP from the guest, 64 KiB frames", to_host)?;
+    throughput("TCP to the guest, 64 KiB frames", to_guest)?;
+    table.latency("round trip of 1 byte, median", "< 30 µs", round_trip)?;
+    let start = || {
         let mut bench = Bench::start()?;
-        walls.push(gigabits(bytes, run(&mut bench, bytes)?));
-        cores.push(gigabits(bytes, bench.stop()?));
-    }
-    println!("| {name} | {:.1} Gbit/s | {:.1} Gbit/s | {bar} |", median(&mut walls), median(&mut cores));
-    Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
-fn gigabits(bytes: usize, time: Duration) -> f64 {
-    bytes as f64 * 8.0 / time.as_secs_f64() / 1e9
+        let stream = bench.connect()?;
+        Ok((bench, stream))
+    };
+    let wakeups = |(bench, _): &(Bench, TcpStream)| bench.host.net.counters().wakeups.load(Ordering::Relaxed);
+    table.idle("idle connection", start, wakeups, |(bench, _)| bench.nat.stop().map(drop))
 }
 
 /// A guest with a connection, and a listening socket of the host at its other end.
 struct Bench {
     guest: GuestNet,
     host: HostPort,
-    stopper: Stopper,
-    /// Returns the CPU time of the NAT's thread.
-    nat: JoinHandle<Duration>,
+    nat: DeviceThread,
     /// Sequence number of our next byte, and of the next of theirs.
     next: u32,
     theirs: u32,
@@ -112,28 +87,13 @@ impl Bench {
         let host = HostNet::open(&options)?;
         let (device, net) = host.link().device();
         let features = device.features() | F_EVENT_IDX;
-        let mut events = EventLoop::new()?;
-        events.add(Arc::new(Mutex::new(host)))?;
-        let stopper = events.stopper();
-        let nat = std::thread::spawn(move || {
-            if let Err(error) = events.run() {
-                eprintln!("{error}");
-            }
-            let time = clock_gettime(ClockId::ThreadCPUTime);
-            Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-        });
+        let nat = DeviceThread::start(host)?;
         let guest = GuestNet::new(device, features, 1, BUFFER);
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let host = HostPort { listener, port, net };
         let (next, theirs, acknowledged, window, shift, frame) = (1000, 0, 0, 0, 0, Vec::new());
-        Ok(Self { guest, host, stopper, nat, next, theirs, acknowledged, window, shift, frame })
-    }
-
-    /// Ends the NAT's thread; the CPU time that it used.
-    fn stop(self) -> Result<Duration> {
-        self.stopper.stop();
-        self.nat.join().map_err(|_| "the NAT's thread panicked".into())
+        Ok(Self { guest, host, nat, next, theirs, acknowledged, window, shift, frame })
     }
 
     fn connect(&mut self) -> Result<TcpStream> {
@@ -212,7 +172,8 @@ fn to_host(bench: &mut Bench, bytes: usize) -> Result<Duration> {
     let mut left = bytes;
     while left > 0 {
         let in_flight = bench.next.wrapping_sub(bench.acknowledged);
-        if in_flight > 0 && in_flight + len > bench.window.max(len) {
+        // Nothing beyond the window, which nobody would send again; it is said when there is room for a frame.
+        if in_flight + len > bench.window {
             while bench.receive().is_none() {
                 std::hint::spin_loop();
             }
@@ -266,36 +227,15 @@ fn round_trip() -> Result<f64> {
         let mut byte = [0];
         while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
     });
-    let mut times = Vec::with_capacity(ROUND_TRIPS);
-    for _ in 0..ROUND_TRIPS {
-        let start = Instant::now();
+    let median = round_trips(|| {
         bench.send(ACK, &[], &[1]);
         bench.next = bench.next.wrapping_add(1);
         while bench.receive().unwrap_or(0) == 0 {
             std::hint::spin_loop();
         }
-        times.push(start.elapsed().as_secs_f64() * 1e6);
-    }
-    bench.stop()?;
+    });
+    bench.nat.stop()?;
     // Its socket went with the NAT.
     echo.join().map_err(|_| "the echo failed")?;
-    Ok(median(&mut times))
-}
-
-/// How often the NAT's thread looked at its queues while nothing happened.
-fn idle() -> Result<u64> {
-    let mut bench = Bench::start()?;
-    let _stream = bench.connect()?;
-    std::thread::sleep(Duration::from_millis(100));
-    let wakeups = |bench: &Bench| bench.host.net.counters().wakeups.load(std::sync::atomic::Ordering::Relaxed);
-    let before = wakeups(&bench);
-    std::thread::sleep(IDLE);
-    let count = wakeups(&bench) - before;
-    bench.stop()?;
-    Ok(count)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    Ok(median)
 }

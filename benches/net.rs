@@ -5,16 +5,17 @@
 //! device's thread was on a CPU ("per core"). `MINIVMM_BENCH_RUNS` sets the number of runs (5), `MINIVMM_BENCH_NET` a word that cases
 //! must have in their names; medians are printed.
 
-use std::error::Error;
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::event::{Edges, EventLoop, Stopper};
+use measuring::device::{DeviceThread, Table, Took, round_trips};
+use measuring::{Result, number};
+use minivmm::event::Edges;
 use minivmm::host::net::{HostNet, NetKind, NetOptions};
 use minivmm_devices::poll::{Readiness, Token};
 use minivmm_devices::testing::frames::GuestNet;
@@ -26,8 +27,10 @@ use minivmm_devices::virtio::net::{
 };
 use minivmm_devices::virtio::spec::F_EVENT_IDX;
 use minivmm_devices::virtio::spec::net::{Header, MacAddress};
-use rustix::time::{ClockId, clock_gettime};
 use vm_memory::VolatileSlice;
+
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 
 const MAC: MacAddress = [2, 0, 0, 0, 0, 9];
 /// Payload of a large frame, and of what it is cut into on an Ethernet.
@@ -37,52 +40,41 @@ const SEGMENT: u16 = 1448;
 const BUFFER: u32 = 4096;
 /// Bytes of one run.
 const BYTES: u64 = 4 << 30;
-const ROUND_TRIPS: usize = 20_000;
-const IDLE: Duration = Duration::from_secs(2);
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let bench = Cases {
-        runs: std::env::var("MINIVMM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5),
-        word: std::env::var("MINIVMM_BENCH_NET").unwrap_or_default(),
-    };
-    println!(
-        "medians of {} runs, guest side driven from the host\n\n| case | wall | per core | bar |\n|---|---|---|---|",
-        bench.runs
-    );
+    let table = Table::begin(number("MINIVMM_BENCH_RUNS", 5), std::env::var("MINIVMM_BENCH_NET").unwrap_or_default());
     let bar = "> 10 Gbit/s per core";
-    bench.throughput("device alone, from the guest, 64 KiB frames", bar, || {
+    table.throughput("device alone, from the guest, 64 KiB frames", bar, BYTES, || {
         let mut bench = Bench::with(Box::new(Trivial::new(Offloads::ALL, 0)))?;
         bench.send_all(SEGMENT)?;
-        Ok(bench)
+        bench.took()
     })?;
-    bench.throughput("device alone, from the guest, 64 KiB frames that it cuts", bar, || {
+    table.throughput("device alone, from the guest, 64 KiB frames that it cuts", bar, BYTES, || {
         let mut bench = Bench::with(Box::new(Trivial::new(Offloads::NONE, 0)))?;
         bench.send_all(SEGMENT)?;
-        Ok(bench)
+        bench.took()
     })?;
-    bench.throughput("device alone, to the guest, 64 KiB frames", bar, || {
+    table.throughput("device alone, to the guest, 64 KiB frames", bar, BYTES, || {
         let mut bench = Bench::with(Box::new(Trivial::new(Offloads::ALL, BYTES)))?;
         bench.receive_all();
-        Ok(bench)
+        bench.took()
     })?;
-    bench.throughput("stream socket, from the guest, 64 KiB frames", bar, || {
+    table.throughput("stream socket, from the guest, 64 KiB frames", bar, BYTES, || {
         let (mut bench, peer, _directory) = Bench::stream()?;
         let reader = read_frames(peer);
         bench.send_all(0)?;
         reader.join().map_err(|_| "the reader failed")?;
-        Ok(bench)
+        bench.took()
     })?;
-    bench.throughput("stream socket, to the guest, 64 KiB frames", bar, || {
+    table.throughput("stream socket, to the guest, 64 KiB frames", bar, BYTES, || {
         let (mut bench, peer, _directory) = Bench::stream()?;
         let writer = write_frames(peer);
         bench.receive_all();
         writer.join().map_err(|_| "the writer failed")?;
-        Ok(bench)
+        bench.took()
     })?;
-    bench.round_trip("stream socket, round trip of 1 byte, median", "< 30 µs", || {
-        let (bench, mut peer, directory) = Bench::stream()?;
+    table.latency("stream socket, round trip of 1 byte, median", "< 30 µs", || {
+        let (mut bench, mut peer, _directory) = Bench::stream()?;
         std::thread::spawn(move || {
             let mut frame = [0; 256];
             while let Ok(len @ 1..) = peer.read(&mut frame) {
@@ -91,70 +83,26 @@ fn main() -> Result<()> {
                 }
             }
         });
-        Ok((bench, directory))
+        let median = bench.round_trips();
+        bench.device.stop()?;
+        Ok(median)
     })?;
-    if bench.is_wanted("wake-ups") {
-        println!("| wake-ups in {} s of an idle network | {} | | 0 |", IDLE.as_secs(), idle()?);
-    }
-    Ok(())
-}
-
-/// What is asked for.
-struct Cases {
-    runs: usize,
-    word: String,
-}
-
-impl Cases {
-    fn is_wanted(&self, name: &str) -> bool {
-        name.contains(&self.word)
-    }
-
-    /// `run` moves [`BYTES`] of payload.
-    fn throughput(&self, name: &str, bar: &str, run: impl Fn() -> Result<Bench>) -> Result<()> {
-        if !self.is_wanted(name) {
-            return Ok(());
-        }
-        let (mut walls, mut cores) = (Vec::new(), Vec::new());
-        for _ in 0..self.runs {
-            let bench = run()?;
-            walls.push(gigabits(bench.took));
-            cores.push(gigabits(bench.stop()?));
-        }
-        println!("| {name} | {:.1} Gbit/s | {:.1} Gbit/s | {bar} |", median(&mut walls), median(&mut cores));
-        Ok(())
-    }
-
-    /// `start` makes a device behind which every frame is sent back. What it gives in addition is kept until the end.
-    fn round_trip<K>(&self, name: &str, bar: &str, start: impl Fn() -> Result<(Bench, K)>) -> Result<()> {
-        if !self.is_wanted(name) {
-            return Ok(());
-        }
-        let mut medians = Vec::new();
-        for _ in 0..self.runs {
-            let (mut bench, _kept) = start()?;
-            medians.push(bench.round_trips());
-            bench.stop()?;
-        }
-        println!("| {name} | {:.1} µs | | {bar} |", median(&mut medians));
-        Ok(())
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
-fn gigabits(time: Duration) -> f64 {
-    BYTES as f64 * 8.0 / time.as_secs_f64() / 1e9
+    let start = || {
+        let (mut bench, peer, directory) = Bench::stream()?;
+        assert!(bench.guest.send(0, &Header::default(), &[2; 60]), "an empty queue");
+        Ok((bench, peer, directory))
+    };
+    let wakeups = |(bench, ..): &(Bench, UnixStream, _)| bench.port.counters().wakeups.load(Ordering::Relaxed);
+    table.idle("idle network", start, wakeups, |(bench, ..)| bench.device.stop().map(drop))
 }
 
 /// A guest's driver, and the device on its thread.
 struct Bench {
     guest: GuestNet,
     port: NetPort,
-    stopper: Stopper,
-    /// Returns the CPU time of the device's thread.
-    device: JoinHandle<Duration>,
-    /// By the wall clock.
-    took: Duration,
+    device: DeviceThread,
+    /// What was measured, by the wall clock.
+    wall: Duration,
 }
 
 impl Bench {
@@ -174,24 +122,14 @@ impl Bench {
     fn start(host: HostNet) -> Result<Self> {
         let (device, port) = host.link().device();
         let features = device.features() | F_EVENT_IDX;
-        let mut events = EventLoop::new()?;
-        events.add(Arc::new(Mutex::new(host)))?;
-        let stopper = events.stopper();
-        let thread = std::thread::spawn(move || {
-            if let Err(error) = events.run() {
-                eprintln!("{error}");
-            }
-            let time = clock_gettime(ClockId::ThreadCPUTime);
-            Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-        });
+        let device_thread = DeviceThread::start(host)?;
         let guest = GuestNet::new(device, features, 1, BUFFER);
-        Ok(Self { guest, port, stopper, device: thread, took: Duration::ZERO })
+        Ok(Self { guest, port, device: device_thread, wall: Duration::ZERO })
     }
 
-    /// Ends the device's thread; the CPU time that it used.
-    fn stop(self) -> Result<Duration> {
-        self.stopper.stop();
-        self.device.join().map_err(|_| "the device's thread panicked".into())
+    /// Ends the device's thread; what was measured.
+    fn took(self) -> Result<Took> {
+        Ok(Took { wall: self.wall, cpu: self.device.stop()? })
     }
 
     /// Sends [`BYTES`] in large frames, to be cut into `segment` bytes, or whole with 0, and waits until all were taken.
@@ -211,7 +149,7 @@ impl Bench {
         while self.guest.waiting(0) > 0 {
             std::hint::spin_loop();
         }
-        self.took = start.elapsed();
+        self.wall = start.elapsed();
         Ok(())
     }
 
@@ -225,24 +163,20 @@ impl Bench {
                 None => std::hint::spin_loop(),
             }
         }
-        self.took = start.elapsed();
+        self.wall = start.elapsed();
     }
 
     /// The median of many round trips, in µs.
     fn round_trips(&mut self) -> f64 {
         let frame = [&MAC[..], &[2, 0, 0, 0, 0, 1, 0x88, 0xb5, 1]].concat();
-        let mut times = Vec::with_capacity(ROUND_TRIPS);
-        for _ in 0..ROUND_TRIPS {
-            let start = Instant::now();
+        round_trips(|| {
             while !self.guest.send(0, &Header::default(), &frame) {
                 std::hint::spin_loop();
             }
             while self.guest.receive_into(0, None).is_none() {
                 std::hint::spin_loop();
             }
-            times.push(start.elapsed().as_secs_f64() * 1e6);
-        }
-        median(&mut times)
+        })
     }
 }
 
@@ -346,22 +280,4 @@ impl FrameIo for Trivial {
     }
 
     fn expire(&mut self, _: Instant) {}
-}
-
-/// How often the device's thread looked at its queues while nothing happened.
-fn idle() -> Result<u64> {
-    let (mut bench, _peer, _directory) = Bench::stream()?;
-    assert!(bench.guest.send(0, &Header::default(), &[2; 60]), "an empty queue");
-    std::thread::sleep(Duration::from_millis(100));
-    let wakeups = |bench: &Bench| bench.port.counters().wakeups.load(Ordering::Relaxed);
-    let before = wakeups(&bench);
-    std::thread::sleep(IDLE);
-    let count = wakeups(&bench) - before;
-    bench.stop()?;
-    Ok(count)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

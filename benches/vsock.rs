@@ -4,21 +4,22 @@
 //! other end. Throughput is told by the wall clock and for each second that the device's thread was on a CPU ("per core"): the other two
 //! threads would be a guest's and another program's. `MINIVMM_BENCH_RUNS` sets the number of runs (5); medians are printed.
 
-use std::error::Error;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use minivmm::event::{EventLoop, Stopper};
+use measuring::device::{DeviceThread, Table, Took, round_trips};
+use measuring::{Result, number};
 use minivmm::host::vsock::{HostVsock, VsockOptions};
 use minivmm_devices::testing::sockets::GuestSockets;
 use minivmm_devices::virtio::spec::F_EVENT_IDX;
 use minivmm_devices::virtio::spec::vsock::{CID_HOST, HEADER_BYTES, Header, TYPE_STREAM, op};
 use minivmm_devices::virtio::vsock::VsockPort;
-use rustix::time::{ClockId, clock_gettime};
+
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 
 const CID: u32 = 3;
 const PORT: u32 = 1024;
@@ -27,50 +28,27 @@ const PACKET: u32 = 64 << 10;
 const LINUX_BUFFER: u32 = 4096 - 320;
 /// Bytes of one run.
 const BYTES: u64 = 4 << 30;
-const ROUND_TRIPS: usize = 20_000;
-const IDLE: Duration = Duration::from_secs(2);
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let runs = std::env::var("MINIVMM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5);
-    println!(
-        "medians of {runs} runs, guest side driven from the host\n\n| case | wall | per core | bar |\n|---|---|---|---|"
-    );
+    let table = Table::begin(number("MINIVMM_BENCH_RUNS", 5), String::new());
+    let throughput = |name: &str, bar: &str, buffer: u32, run: fn(&mut Bench) -> Result<Duration>| {
+        table.throughput(name, bar, BYTES, || {
+            let mut bench = Bench::start(buffer)?;
+            Ok(Took { wall: run(&mut bench)?, cpu: bench.device.stop()? })
+        })
+    };
     let bar = "> 20 Gbit/s per core";
-    throughput("guest to host, 64 KiB packets", bar, runs, PACKET, to_host)?;
-    throughput("host to guest, 64 KiB packets", bar, runs, PACKET + HEADER_BYTES, to_guest)?;
-    throughput("host to guest, 16 buffers of a Linux guest's 4 KiB", "", runs, LINUX_BUFFER, to_guest)?;
-    let mut medians = Vec::new();
-    for _ in 0..runs {
-        medians.push(round_trip()?);
-    }
-    println!("| 1-byte round trip, median | {:.1} µs | | < 30 µs |", median(&mut medians));
-    println!("| wake-ups in {} s of an idle connection | {} | | 0 |", IDLE.as_secs(), idle()?);
-    Ok(())
-}
-
-fn throughput(
-    name: &str,
-    bar: &str,
-    runs: usize,
-    buffer: u32,
-    run: impl Fn(&mut Bench) -> Result<Duration>,
-) -> Result<()> {
-    let (mut walls, mut cores) = (Vec::new(), Vec::new());
-    for _ in 0..runs {
-        let mut bench = Bench::start(buffer)?;
-        let wall = run(&mut bench)?;
-        walls.push(gigabits(wall));
-        cores.push(gigabits(bench.stop()?));
-    }
-    println!("| {name} | {:.1} Gbit/s | {:.1} Gbit/s | {bar} |", median(&mut walls), median(&mut cores));
-    Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
-fn gigabits(time: Duration) -> f64 {
-    BYTES as f64 * 8.0 / time.as_secs_f64() / 1e9
+    throughput("guest to host, 64 KiB packets", bar, PACKET, to_host)?;
+    throughput("host to guest, 64 KiB packets", bar, PACKET + HEADER_BYTES, to_guest)?;
+    throughput("host to guest, 16 buffers of a Linux guest's 4 KiB", "", LINUX_BUFFER, to_guest)?;
+    table.latency("round trip of 1 byte, median", "< 30 µs", round_trip)?;
+    let start = || {
+        let mut bench = Bench::start(LINUX_BUFFER)?;
+        let stream = bench.connect()?;
+        Ok((bench, stream))
+    };
+    let wakeups = |(bench, _): &(Bench, UnixStream)| bench.port.counters().wakeups.load(Ordering::Relaxed);
+    table.idle("idle connection", start, wakeups, |(bench, _)| bench.device.stop().map(drop))
 }
 
 /// A guest's driver, the device on its thread, and a listening socket of the host behind [`PORT`].
@@ -78,9 +56,7 @@ struct Bench {
     guest: GuestSockets,
     port: VsockPort,
     listener: UnixListener,
-    stopper: Stopper,
-    /// Returns the CPU time of the device's thread.
-    device: JoinHandle<Duration>,
+    device: DeviceThread,
     _directory: tempfile::TempDir,
     /// What the guest received and told of, what it sent, and the host's credit.
     received: u32,
@@ -96,25 +72,10 @@ impl Bench {
         let options = VsockOptions { cid: CID, connect: vec![(PORT, path)], listen: Vec::new(), socket: None };
         let host = HostVsock::open(&options)?;
         let (device, port) = host.link().device();
-        let mut events = EventLoop::new()?;
-        events.add(Arc::new(Mutex::new(host)))?;
-        let stopper = events.stopper();
-        let thread = std::thread::spawn(move || {
-            if let Err(error) = events.run() {
-                eprintln!("{error}");
-            }
-            let time = clock_gettime(ClockId::ThreadCPUTime);
-            Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-        });
+        let device_thread = DeviceThread::start(host)?;
         let guest = GuestSockets::new(device, F_EVENT_IDX, buffer);
         let credit = (0, 0);
-        Ok(Self { guest, port, listener, stopper, device: thread, _directory: directory, received: 0, sent: 0, credit })
-    }
-
-    /// Ends the device's thread; the CPU time that it used.
-    fn stop(self) -> Result<Duration> {
-        self.stopper.stop();
-        self.device.join().map_err(|_| "the device's thread panicked".into())
+        Ok(Self { guest, port, listener, device: device_thread, _directory: directory, received: 0, sent: 0, credit })
     }
 
     fn header(&self, number: u16, len: u32) -> Header {
@@ -223,34 +184,13 @@ fn round_trip() -> Result<f64> {
         let mut byte = [0];
         while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
     });
-    let mut times = Vec::with_capacity(ROUND_TRIPS);
-    for _ in 0..ROUND_TRIPS {
-        let start = Instant::now();
+    let median = round_trips(|| {
         bench.send(op::RW, 1);
         while bench.receive(true).is_some_and(|header| header.op.get() != op::RW) {}
-        times.push(start.elapsed().as_secs_f64() * 1e6);
         bench.received += 1;
-    }
+    });
     bench.send(op::RST, 0);
     echo.join().map_err(|_| "the echo failed")?;
-    bench.stop()?;
-    Ok(median(&mut times))
-}
-
-/// How often the device's thread looked at its queues while nothing happened.
-fn idle() -> Result<u64> {
-    let mut bench = Bench::start(LINUX_BUFFER)?;
-    let _stream = bench.connect()?;
-    std::thread::sleep(Duration::from_millis(100));
-    let wakeups = |bench: &Bench| bench.port.counters().wakeups.load(std::sync::atomic::Ordering::Relaxed);
-    let before = wakeups(&bench);
-    std::thread::sleep(IDLE);
-    let count = wakeups(&bench) - before;
-    bench.stop()?;
-    Ok(count)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    bench.device.stop()?;
+    Ok(median)
 }

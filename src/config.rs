@@ -7,12 +7,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use minivmm_devices::virtio::spec::net::{MAX_MTU, MIN_MTU, MacAddress};
 use serde::Deserialize;
 
 use minivmm_devices::virtio::fs::server::CacheMode;
-use minivmm_devices::virtio::fs::{Tag, TagError};
+use minivmm_devices::virtio::fs::{DEFAULT_POLL_WINDOW, Tag, TagError};
 use minivmm_softcpu::{Tier, UnknownTier};
 
 use crate::host::net::user::{Rule, RuleError, UserOptions};
@@ -49,7 +50,7 @@ pub struct Config {
     /// Make a Unix socket for `minivmm control`, which changes published ports while the machine runs
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// Share a directory with the guest, which does `mount -t virtiofs TAG DIRECTORY`: `DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map]`; may be repeated
+    /// Share a directory with the guest, which does `mount -t virtiofs TAG DIRECTORY`: `DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map][,poll=MICROSECONDS]`; may be repeated
     #[arg(long, value_name = "SHARE")]
     pub share: Vec<ShareOption>,
     /// Connect the guest with a Unix socket of the host: `PORT=PATH`, the guest connects to vsock PORT of the host, CID 2; may be repeated
@@ -215,7 +216,9 @@ pub enum ValueError {
     #[error("serial `{0}` is not 1 to 20 printable ASCII characters")]
     Serial(String),
     /// Not a share.
-    #[error("`{0}` is not a share: DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map]")]
+    #[error(
+        "`{0}` is not a share: DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map][,poll=MICROSECONDS, at most 1000]"
+    )]
     Share(String),
     /// A tag that no share can have.
     #[error("share `{text}`: {error}")]
@@ -349,7 +352,12 @@ pub struct ShareOption {
     pub cache: CacheMode,
     /// Whose files they are.
     pub owner: OwnerChoice,
+    /// How long the device looks for the next request before it sleeps.
+    pub poll_window: Duration,
 }
+
+/// The longest that a device may look for a request in vain.
+const MAX_POLL_MICROS: u64 = 1000;
 
 impl FromStr for ShareOption {
     type Err = ValueError;
@@ -364,8 +372,14 @@ impl FromStr for ShareOption {
             return Err(wrong());
         }
         let (cache, owner) = (CacheMode::default(), OwnerChoice::default());
-        let mut share = Self { path: path.into(), tag, read_only: false, cache, owner };
+        let poll_window = DEFAULT_POLL_WINDOW;
+        let mut share = Self { path: path.into(), tag, read_only: false, cache, owner, poll_window };
         for word in words {
+            if let Some(micros) = word.strip_prefix("poll=") {
+                let micros = micros.parse().ok().filter(|micros| *micros <= MAX_POLL_MICROS).ok_or_else(wrong)?;
+                share.poll_window = Duration::from_micros(micros);
+                continue;
+            }
             match word {
                 "ro" => share.read_only = true,
                 "cache=auto" => share.cache = CacheMode::Auto,
@@ -686,18 +700,22 @@ mod tests {
 
     #[test]
     fn shares_are_a_directory_a_tag_and_options() {
-        let share: ShareOption = "/a:b:home,ro,cache=never,owner=map".parse().unwrap();
+        let share: ShareOption = "/a:b:home,ro,cache=never,owner=map,poll=0".parse().unwrap();
         let expected = ShareOption {
             path: "/a:b".into(),
             tag: Tag::new("home").unwrap(),
             read_only: true,
             cache: CacheMode::Never,
             owner: OwnerChoice::Map,
+            poll_window: Duration::ZERO,
         };
         assert_eq!(share, expected);
         let share: ShareOption = ".:src".parse().unwrap();
         assert_eq!((share.read_only, share.cache, share.owner), (false, CacheMode::Auto, OwnerChoice::Auto));
-        for text in ["", "/a", ":tag", "/a:t,rw", "/a:t,cache=some", "/a:t,", "/a:t,owner=me"] {
+        assert_eq!(share.poll_window, DEFAULT_POLL_WINDOW);
+        for text in
+            ["", "/a", ":tag", "/a:t,rw", "/a:t,cache=some", "/a:t,", "/a:t,owner=me", "/a:t,poll=", "/a:t,poll=1001"]
+        {
             assert_eq!(text.parse::<ShareOption>(), Err(ValueError::Share(text.to_owned())));
         }
     }

@@ -72,7 +72,9 @@ fn kernel_warns_of_nothing() {
     if !has_hvf() {
         return;
     }
-    assert_eq!(shell(&["--cpus", "2"], "dmesg -r | grep '^<[0-4]>'"), "");
+    // A host that did not run the vCPU for a while is not the machine's fault.
+    let script = "dmesg -r | grep '^<[0-4]>' | grep -v 'hrtimer: interrupt took'";
+    assert_eq!(shell(&["--cpus", "2"], script), "");
 }
 
 #[test]

@@ -8,138 +8,41 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::minivmm;
-use tempfile::TempDir;
+use support::guest::{DATA, Guest, md5sum, random_block};
+use support::network::echo_unix;
+use support::session;
 
 mod support;
 
-/// A guest that takes longer hangs; the long transfers need longer.
-const TIMEOUT: &str = "1800";
-const COMPILER: &str = "aarch64-linux-gnu-gcc";
 /// What this file's test binary is called as to be [`reader_of_a_test`].
 const READER_SOCKET: &str = "MINIVMM_TEST_READER_SOCKET";
 
-/// The guest's program as a disk image; `None`, with a line, where there is no compiler for it.
-fn program() -> Option<&'static Path> {
-    static PROGRAM: OnceLock<Option<(TempDir, PathBuf)>> = OnceLock::new();
-    let built = PROGRAM.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("program.img");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/vsock/vsock.c");
-        let built =
-            Command::new(COMPILER).args(["-Wall", "-Werror", "-O2", "-static", "-o"]).arg(&path).arg(source).status();
-        let Ok(status) = built else {
-            assert!(std::env::var_os("CI").is_none(), "{COMPILER} is missing: apt-get install gcc-aarch64-linux-gnu");
-            eprintln!("skipped: {COMPILER} is missing (apt-get install gcc-aarch64-linux-gnu)");
-            return None;
-        };
-        assert!(status.success());
-        // A whole number of sectors; zeroes behind a program do no harm.
-        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.set_len(file.metadata().unwrap().len().next_multiple_of(512)).unwrap();
-        Some((directory, path))
-    });
-    built.as_ref().map(|(_, path)| path.as_path())
+/// A guest with the program as `/tmp/vsock`; `None` where there is no compiler.
+fn boot(options: &[&str]) -> Option<Guest> {
+    let mut guest = Guest::boot("vsock", options)?;
+    guest.until("true");
+    Some(guest)
 }
 
-/// A guest whose shell takes commands, with the test program as `/tmp/v`. Machines run one at a time.
-struct Guest {
-    child: Child,
-    stdin: ChildStdin,
-    lines: BufReader<ChildStdout>,
-    directory: TempDir,
-    _alone: MutexGuard<'static, ()>,
+/// Ends the guest; what its device counted.
+fn end(guest: Guest) -> serde_json::Value {
+    guest.end_silently().device("virtio vsock")
 }
 
-impl Guest {
-    /// Boots with `options`, in which `@` is the directory for sockets; `None` where there is no compiler.
-    fn boot(options: &[&str]) -> Option<Self> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let program = program()?;
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = tempfile::tempdir().unwrap();
-        let mut command = minivmm(&["boot", "--quiet", "--hypervisor", "soft", "--cpus", "2", "--timeout", TIMEOUT]);
-        command.arg("--disk").arg(format!("{},ro", program.display()));
-        command.arg("--stats").arg(directory.path().join("stats.json"));
-        command.args(options.iter().map(|option| option.replace('@', directory.path().to_str().unwrap())));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut guest = Self { child, stdin, lines: BufReader::new(stdout), directory, _alone: alone };
-        guest.run("cat /dev/vda >/tmp/v; chmod +x /tmp/v; echo up");
-        guest.expect("up");
-        Some(guest)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn run(&mut self, script: &str) {
-        writeln!(self.stdin, "{script}").unwrap();
-    }
-
-    /// The next line that the guest prints.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    fn expect(&mut self, line: &str) {
-        assert_eq!(self.line(), line);
-    }
-
-    /// How often the machine was started, as its statistics say.
-    fn boots(&self) -> u64 {
-        kill_process(Pid::from_child(&self.child), Signal::USR1).unwrap();
-        let report = std::fs::read(self.path("stats.json")).ok();
-        let report = report.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-        report.and_then(|report| report["boots"].as_u64()).unwrap_or(0)
-    }
-
-    /// Ends the guest; what its device counted.
-    fn end(mut self) -> serde_json::Value {
-        drop(self.stdin);
-        let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).unwrap();
-        assert!(self.child.wait().unwrap().success());
-        assert_eq!(rest, "", "the guest had more to say");
-        let stats = std::fs::read(self.directory.path().join("stats.json")).unwrap();
-        serde_json::from_slice::<serde_json::Value>(&stats).unwrap()["devices"]["virtio vsock"].clone()
-    }
+/// How often the machine was started, as its statistics say.
+fn boots(guest: &Guest) -> u64 {
+    kill_process(Pid::from_child(&guest.child), Signal::USR1).unwrap();
+    session::report(&guest.path("stats.json")).and_then(|report| report["boots"].as_u64()).unwrap_or(0)
 }
 
 fn bytes() -> u64 {
     std::env::var("MINIVMM_VSOCK_BYTES").map_or(16 << 20, |bytes| bytes.parse().unwrap())
-}
-
-/// The first word that the host's `md5sum` says of what `feed` writes to it.
-fn md5sum(feed: impl FnOnce(&mut dyn Write)) -> String {
-    let mut child = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    feed(child.stdin.as_mut().unwrap());
-    let output = child.wait_with_output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
-}
-
-/// Sends everything back to everybody who connects, each on a thread.
-fn echo(listener: UnixListener) {
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map(Result::unwrap) {
-            std::thread::spawn(move || {
-                let mut copy = stream.try_clone().unwrap();
-                std::io::copy(&mut copy, &mut stream).unwrap();
-                // The other direction ends with ours.
-                drop(stream.shutdown(Shutdown::Write));
-            });
-        }
-    });
 }
 
 /// Reads to the end on a thread.
@@ -153,11 +56,11 @@ fn reader(mut stream: UnixStream) -> JoinHandle<Vec<u8>> {
 
 #[test]
 fn guest_connects_to_the_host_and_hears_its_echo() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/echo"]) else { return };
-    echo(UnixListener::bind(guest.path("echo")).unwrap());
-    guest.run("echo there and back | /tmp/v cat 1024");
+    let Some(mut guest) = boot(&["--vsock", "1024=@/echo"]) else { return };
+    echo_unix(UnixListener::bind(guest.path("echo")).unwrap());
+    guest.run("echo there and back | /tmp/vsock cat 1024");
     guest.expect("there and back");
-    let counters = guest.end();
+    let counters = end(guest);
     assert_eq!(counters["connections_from_guest"], 1);
     assert_eq!((counters["bytes_in"].as_u64(), counters["bytes_out"].as_u64()), (Some(15), Some(15)));
     assert_eq!((counters["connection_resets"].as_u64(), counters["open"].as_u64()), (Some(0), Some(0)));
@@ -166,8 +69,8 @@ fn guest_connects_to_the_host_and_hears_its_echo() {
 #[test]
 fn host_connects_to_the_guest_by_a_port_and_by_name() {
     let options = ["--vsock-listen", "5000=@/five", "--vsock-socket", "@/any", "--vsock-cid", "42"];
-    let Some(mut guest) = Guest::boot(&options) else { return };
-    guest.run("/tmp/v echo 5000 &");
+    let Some(mut guest) = boot(&options) else { return };
+    guest.run("/tmp/vsock echo 5000 &");
     guest.expect("listening");
     let mut direct = UnixStream::connect(guest.path("five")).unwrap();
     direct.write_all(b"directly\n").unwrap();
@@ -190,74 +93,73 @@ fn host_connects_to_the_guest_by_a_port_and_by_name() {
     guest.run("kill %1; wait");
     let socket = guest.path("any");
     assert!(socket.exists());
-    let counters = guest.end();
+    let counters = end(guest);
     assert_eq!((counters["connections_from_host"].as_u64(), counters["refused"].as_u64()), (Some(2), Some(1)));
     assert!(!socket.exists(), "sockets go with the machine");
 }
 
 #[test]
 fn guest_reaches_the_socket_that_is_named_after_its_port() {
-    let Some(mut guest) = Guest::boot(&["--vsock-socket", "@/any"]) else { return };
-    echo(UnixListener::bind(guest.path("any_52")).unwrap());
-    guest.run("echo fifty-two | /tmp/v cat 52");
+    let Some(mut guest) = boot(&["--vsock-socket", "@/any"]) else { return };
+    echo_unix(UnixListener::bind(guest.path("any_52")).unwrap());
+    guest.run("echo fifty-two | /tmp/vsock cat 52");
     guest.expect("fifty-two");
-    guest.end();
+    end(guest);
 }
 
 #[test]
 fn refusals_reach_the_guest() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1=@/nobody", "--vsock", "2=@/dead"]) else { return };
+    let Some(mut guest) = boot(&["--vsock", "1=@/nobody", "--vsock", "2=@/dead"]) else { return };
     drop(UnixListener::bind(guest.path("dead")).unwrap());
     for port in [1, 2, 3] {
-        guest.run(&format!("/tmp/v try {port}"));
+        guest.run(&format!("/tmp/vsock try {port}"));
         guest.expect("connect: Connection reset by peer");
     }
-    assert_eq!(guest.end()["refused"], 3);
+    let nobody = guest.path("nobody");
+    let report = guest.end();
+    assert_eq!(report.device("virtio vsock")["refused"], 3);
+    let line = format!("vsock port 1: cannot connect to {}: No such file or directory", nobody.display());
+    assert!(report.errors.contains(&line), "{}", report.errors);
 }
 
 #[test]
 fn checksum_of_what_the_guest_sends_is_equal() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/sink"]) else { return };
+    let Some(mut guest) = boot(&["--vsock", "1024=@/sink"]) else { return };
     let listener = UnixListener::bind(guest.path("sink")).unwrap();
     let (blocks, size) = (bytes() >> 20, bytes() >> 20 << 20);
-    guest.run(&format!(
-        "dd if=/dev/urandom of=/tmp/block bs=1M count=1 2>/dev/null; \
-         data() {{ i=0; while [ $i -lt {blocks} ]; do cat /tmp/block; i=$((i + 1)); done; }}; \
-         data | md5sum; data | /tmp/v cat 1024"
-    ));
+    guest.run(&format!("{DATA}; data {blocks} | md5sum; data {blocks} | /tmp/vsock cat 1024"));
     let expected = guest.line().split_whitespace().next().unwrap().to_owned();
     let (mut stream, _) = listener.accept().unwrap();
     let mut len = 0;
     let sum = md5sum(|sink| len = std::io::copy(&mut stream, sink).unwrap());
     assert_eq!((len, sum), (size, expected));
     drop(stream);
-    assert_eq!(guest.end()["bytes_out"], size);
+    assert_eq!(end(guest)["bytes_out"], size);
 }
 
 #[test]
 fn checksum_of_what_the_host_sends_is_equal() {
-    let Some(mut guest) = Guest::boot(&["--vsock-listen", "5000=@/five"]) else { return };
-    let mut block = vec![0; 1 << 20];
-    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut block).unwrap();
+    let Some(mut guest) = boot(&["--vsock-listen", "5000=@/five"]) else { return };
+    let block = random_block();
     let send = |to: &mut dyn Write| (0..bytes() >> 20).for_each(|_| to.write_all(&block).unwrap());
     let expected = md5sum(send);
     guest.run(
-        "mkfifo /tmp/data; (read -r listening; echo $listening; md5sum) </tmp/data & /tmp/v take 5000 >/tmp/data; wait",
+        "mkfifo /tmp/data; (read -r listening; echo $listening; md5sum) </tmp/data & /tmp/vsock take 5000 >/tmp/data; wait",
     );
     guest.expect("listening");
     let mut stream = UnixStream::connect(guest.path("five")).unwrap();
     send(&mut stream);
     drop(stream);
     assert_eq!(guest.line(), format!("{expected}  -"));
-    assert_eq!(guest.end()["bytes_in"], bytes() >> 20 << 20);
+    assert_eq!(end(guest)["bytes_in"], bytes() >> 20 << 20);
 }
 
 #[test]
 fn either_direction_ends_by_itself() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/half", "--vsock-listen", "5000=@/five"]) else { return };
+    let Some(mut guest) = boot(&["--vsock", "1024=@/half", "--vsock-listen", "5000=@/five"]) else { return };
     let listener = UnixListener::bind(guest.path("half")).unwrap();
     // The guest ends first: the host answers to all that it read.
-    guest.run("seq 1000 | /tmp/v cat 1024");
+    guest.run("seq 1000 | /tmp/vsock cat 1024");
     let (mut stream, _) = listener.accept().unwrap();
     let mut all = String::new();
     stream.read_to_string(&mut all).unwrap();
@@ -266,7 +168,7 @@ fn either_direction_ends_by_itself() {
     drop(stream);
     guest.expect("3893 bytes");
     // The host ends first: the guest still sends.
-    guest.run("(sleep 1; echo late) | /tmp/v cat 1024");
+    guest.run("(sleep 1; echo late) | /tmp/vsock cat 1024");
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"early\n").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -275,16 +177,16 @@ fn either_direction_ends_by_itself() {
     stream.read_to_string(&mut all).unwrap();
     assert_eq!(all, "late\n");
     drop(stream);
-    assert_eq!(guest.end()["connection_resets"], 0);
+    assert_eq!(end(guest)["connection_resets"], 0);
 }
 
 #[test]
 fn a_thousand_connections_at_a_time_each_way() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/echo", "--vsock-listen", "5000=@/five"]) else { return };
-    echo(UnixListener::bind(guest.path("echo")).unwrap());
-    guest.run("/tmp/v many 1024 1000");
+    let Some(mut guest) = boot(&["--vsock", "1024=@/echo", "--vsock-listen", "5000=@/five"]) else { return };
+    echo_unix(UnixListener::bind(guest.path("echo")).unwrap());
+    guest.run("/tmp/vsock many 1024 1000");
     guest.expect("1000 answers");
-    guest.run("/tmp/v echo 5000 &");
+    guest.run("/tmp/vsock echo 5000 &");
     guest.expect("listening");
     let connect = |_| UnixStream::connect(guest.path("five")).unwrap();
     let mut streams: Vec<UnixStream> = (0..1000).map(connect).collect();
@@ -298,7 +200,7 @@ fn a_thousand_connections_at_a_time_each_way() {
     }
     drop(streams);
     guest.run("kill %1; wait");
-    let counters = guest.end();
+    let counters = end(guest);
     assert_eq!(
         (counters["connections_from_guest"].as_u64(), counters["connections_from_host"].as_u64()),
         (Some(1000), Some(1000))
@@ -336,49 +238,49 @@ fn wait_for(lines: &mut impl BufRead, word: &str) -> String {
 
 #[test]
 fn stopped_reader_stops_the_guest_and_nothing_is_lost() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/slow", "--vsock", "1025=@/echo"]) else { return };
-    echo(UnixListener::bind(guest.path("echo")).unwrap());
+    let Some(mut guest) = boot(&["--vsock", "1024=@/slow", "--vsock", "1025=@/echo"]) else { return };
+    echo_unix(UnixListener::bind(guest.path("echo")).unwrap());
     let (mut child, mut lines) = start_reader(&guest.path("slow"));
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::STOP).unwrap();
-    guest.run("/tmp/v fill 1024 8388608 &");
+    guest.run("/tmp/vsock fill 1024 8388608 &");
     let line = guest.line();
     let taken: u64 = line.strip_prefix("full after ").unwrap_or_else(|| panic!("{line}")).parse().unwrap();
     // The sender's own buffer is not the guest's, so what it was rid of is what host and device hold: at most a socket's and ours.
     assert!(taken < 2 << 20, "{taken} bytes went nowhere");
     // Others are not in its way.
-    guest.run("echo past it | /tmp/v cat 1025");
+    guest.run("echo past it | /tmp/vsock cat 1025");
     guest.expect("past it");
     kill_process(pid, Signal::CONT).unwrap();
     assert!(wait_for(&mut lines, "READ").contains("READ 8388608"));
     guest.expect("all taken");
     child.wait().unwrap();
     guest.run("wait");
-    guest.end();
+    end(guest);
 }
 
 #[test]
 fn killed_reader_ends_the_guests_connection() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/dies"]) else { return };
+    let Some(mut guest) = boot(&["--vsock", "1024=@/dies"]) else { return };
     let (mut child, mut lines) = start_reader(&guest.path("dies"));
-    guest.run("(echo hello; sleep 3; echo into nothing; sleep 1; echo more) | /tmp/v cat 1024; echo ended");
+    guest.run("(echo hello; sleep 3; echo into nothing; sleep 1; echo more) | /tmp/vsock cat 1024; echo ended");
     wait_for(&mut lines, "ACCEPTED");
     child.kill().unwrap();
     child.wait().unwrap();
     guest.expect("write: Broken pipe");
     guest.expect("ended");
-    assert_eq!(guest.end()["open"], 0);
+    assert_eq!(end(guest)["open"], 0);
 }
 
 #[test]
 fn guest_that_dies_in_the_middle_ends_the_hosts_connection() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/sink"]) else { return };
+    let Some(mut guest) = boot(&["--vsock", "1024=@/sink"]) else { return };
     let listener = UnixListener::bind(guest.path("sink")).unwrap();
-    guest.run("/tmp/v fill 1024 1000000000 >/dev/null & sleep 2; kill -9 $!; wait; echo killed");
+    guest.run("/tmp/vsock fill 1024 1000000000 >/dev/null & sleep 2; kill -9 $!; wait; echo killed");
     let all = reader(listener.accept().unwrap().0);
     guest.expect("killed");
     assert!(!all.join().unwrap().is_empty());
-    guest.run("(sleep 1000 | /tmp/v cat 1024) &");
+    guest.run("(sleep 1000 | /tmp/vsock cat 1024) &");
     let all = reader(listener.accept().unwrap().0);
     // The whole machine goes.
     guest.child.kill().unwrap();
@@ -388,19 +290,19 @@ fn guest_that_dies_in_the_middle_ends_the_hosts_connection() {
 
 #[test]
 fn connections_end_with_a_restart_and_new_ones_begin() {
-    let Some(mut guest) = Guest::boot(&["--vsock", "1024=@/echo"]) else { return };
+    let Some(mut guest) = boot(&["--vsock", "1024=@/echo"]) else { return };
     let listener = UnixListener::bind(guest.path("echo")).unwrap();
-    guest.run("echo 0 >/proc/sys/kernel/printk; (sleep 1000 | /tmp/v cat 1024) &");
+    guest.run("echo 0 >/proc/sys/kernel/printk; (sleep 1000 | /tmp/vsock cat 1024) &");
     let (stream, _) = listener.accept().unwrap();
     guest.run("reboot -f");
     assert_eq!(reader(stream).join().unwrap(), b"");
-    echo(listener);
-    while guest.boots() < 2 {
+    echo_unix(listener);
+    while boots(&guest) < 2 {
         assert!(guest.child.try_wait().unwrap().is_none(), "the machine stopped");
         std::thread::sleep(Duration::from_millis(100));
     }
     // The first boot's console is gone by now: this goes to the second.
-    guest.run("cat /dev/vda >/tmp/v; chmod +x /tmp/v; echo again | /tmp/v cat 1024");
+    guest.run("cat /dev/vda >/tmp/vsock; chmod +x /tmp/vsock; echo again | /tmp/vsock cat 1024");
     guest.expect("again");
-    guest.end();
+    end(guest);
 }

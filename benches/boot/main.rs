@@ -7,14 +7,17 @@
 //! a Debian mirror for the programs of `packages`. `MINIVMM_BENCH_RUNS` sets the number of runs (5), `MINIVMM_BENCH_QEMU` the QEMU to
 //! compare with, `MINIVMM_BENCH_CASES` a comma-separated choice of cases by their word.
 
+#[path = "../measuring/mod.rs"]
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 mod packages;
 
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use measuring::{Result, median, shell_bundle, version};
 use minivmm_firmware::bundle::cpio::Archive;
 
 const MINIVMM: &str = env!("CARGO_BIN_EXE_minivmm");
@@ -28,8 +31,6 @@ const IDLE_SECONDS: u64 = 3;
 const INIT: &str = include_str!("init");
 const FLOAT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/boot/float.c");
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 fn main() -> Result<()> {
     let runs = std::env::var("MINIVMM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5);
     let chosen = std::env::var("MINIVMM_BENCH_CASES").ok();
@@ -38,8 +39,7 @@ fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let guest = Guest::prepare(directory.path())?;
     let qemu = std::env::var("MINIVMM_BENCH_QEMU").unwrap_or_else(|_| "qemu-system-aarch64".into());
-    let version = Command::new(&qemu).arg("--version").output().map_err(|error| format!("{qemu}: {error}"))?;
-    let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().to_owned();
+    let version = version(&qemu)?;
     println!("{runs} runs each, alternating; peer: {version}, -accel tcg,thread=multi -cpu cortex-a72\n");
     println!("| case | minivmm | QEMU TCG | ratio | minivmm, interpreting | ratio |\n|---|---|---|---|---|---|");
     let mut ratios = Vec::new();
@@ -171,15 +171,7 @@ struct Guest {
 impl Guest {
     /// The bundle's kernel and initramfs, with our PID 1 added.
     fn prepare(directory: &Path) -> Result<Self> {
-        let path = || Command::new(MINIVMM).args(["bundle", "path", "shell"]).stderr(Stdio::null()).output();
-        let mut bundle = path()?;
-        if !bundle.status.success() {
-            if !Command::new(MINIVMM).args(["bundle", "fetch", "shell"]).status()?.success() {
-                return Err("the shell bundle cannot be fetched".into());
-            }
-            bundle = path()?;
-        }
-        let bundle = PathBuf::from(String::from_utf8(bundle.stdout)?.trim());
+        let bundle = shell_bundle(MINIVMM)?;
         let mut archive = Archive::new();
         archive.file("bench", 0o755, INIT.as_bytes().to_vec());
         archive.file("float", 0o755, float(directory)?);
@@ -357,9 +349,4 @@ fn memory_beyond_ram(pid: u32) -> Result<f64> {
     }
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     Ok(resident_kib as f64 / 1024.0)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -2,8 +2,9 @@
 //! and fuse-backend-rs on the same requests.
 //!
 //! All three serve the same directory to the same polling driver, ours in this process and the others as vhost-user daemons; none
-//! raises interrupts. "Per core" counts the time that the server's threads were on a CPU (`/proc/…/schedstat`); latency is from the
-//! notification to the used element, one request at a time. `MINIVMM_BENCH_RUNS` sets the number of runs (5), whose medians are printed.
+//! raises interrupts. The driver has one processor and the server another: a server that is woken where the driver spins would measure the
+//! scheduler. "Per core" counts the time that the server's threads were on a CPU (`/proc/…/schedstat`); latency is from the notification
+//! to the used element, one request at a time. `MINIVMM_BENCH_RUNS` sets the number of runs (5), whose medians are printed.
 //! `MINIVMM_VIRTIOFSD` and `MINIVMM_FUSE_BACKEND_RS` name the daemons: the latter is
 //! `cargo build --release --manifest-path benches/fs/rival/Cargo.toml`'s. One that is missing is left out.
 
@@ -21,7 +22,8 @@ use minivmm::host::fs::{Budget, Ownership, Share};
 use minivmm_devices::bus::MmioDevice;
 use minivmm_devices::testing::{Level, register};
 use minivmm_devices::virtio::fs::abi::{
-    CreateIn, EntryOut, ForgetIn, GetattrIn, InitIn, OpenIn, OpenOut, ReadIn, ReleaseIn, WriteIn, opcode, open_flags,
+    CreateIn, Dirent, EntryOut, ForgetIn, GetattrIn, InitIn, OpenIn, OpenOut, ReadIn, ReleaseIn, WriteIn, opcode,
+    open_flags,
 };
 use minivmm_devices::virtio::fs::server::{Server, ServerOptions};
 use minivmm_devices::virtio::fs::{Fs, Tag};
@@ -46,7 +48,10 @@ fn main() -> Result<()> {
     let mut results: BTreeMap<(usize, &str), BTreeMap<&str, Vec<Figures>>> = BTreeMap::new();
     for run in 0..runs {
         for kind in Kind::all() {
+            // What is started now inherits it.
+            run_on(1)?;
             let Some(mut bench) = Bench::start(kind, directory.path(), run == 0)? else { continue };
+            run_on(0)?;
             for (index, (case, figures)) in bench.run()?.into_iter().enumerate() {
                 results.entry((index, case)).or_default().entry(kind.name()).or_default().push(figures);
             }
@@ -77,6 +82,13 @@ fn main() -> Result<()> {
         println!("| {case} | {} |", cells.join(" | "));
     }
     Ok(())
+}
+
+/// Keeps this thread, and what it starts, on one processor.
+fn run_on(cpu: usize) -> Result<()> {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &cpus)?)
 }
 
 /// A directory with small files and a large one.
@@ -206,20 +218,25 @@ impl Bench {
         Ok(Duration::from_nanos(nanos))
     }
 
-    /// Measures requests of one kind: first one at a time, then many in flight.
-    fn case(&mut self, request: &Request) -> Result<Figures> {
+    /// Measures requests of one kind, in turn: first one at a time, then many in flight.
+    fn case(&mut self, requests: &[Request]) -> Result<Figures> {
+        let mut requests = requests.iter().cycle();
+        let mut next = || requests.next().ok_or("no request");
         let mut latencies = Vec::with_capacity(ALONE);
         for _ in 0..ALONE {
+            let request = next()?;
             let start = Instant::now();
             self.guest.send(1, 0, request);
             self.guest.wait(1);
             latencies.push(start.elapsed().as_secs_f64() * 1e6);
         }
         let before = self.cpu()?;
-        (0..SLOTS).for_each(|slot| self.guest.send(1, slot, request));
+        for slot in 0..SLOTS {
+            self.guest.send(1, slot, next()?);
+        }
         for _ in usize::from(SLOTS)..TOGETHER {
             let slot = self.guest.wait(1);
-            self.guest.send(1, slot, request);
+            self.guest.send(1, slot, next()?);
         }
         for _ in 0..SLOTS {
             self.guest.wait(1);
@@ -233,8 +250,11 @@ impl Bench {
         let large = self.lookup(ROOT, "large")?;
         let fh = self.open(opcode::OPEN, large, open_flags::RDWR)?;
         let listing = self.open(opcode::OPENDIR, many, 0)?;
-        let read =
-            |fh: u64, size: u32| ReadIn { fh: fh.into(), size: size.into(), ..ReadIn::default() }.as_bytes().to_vec();
+        let read_at = |fh: u64, offset: u64, size: u32| {
+            let read = ReadIn { fh: fh.into(), offset: offset.into(), size: size.into(), ..ReadIn::default() };
+            read.as_bytes().to_vec()
+        };
+        let read = |fh: u64, size: u32| read_at(fh, 0, size);
         let write = WriteIn { fh: fh.into(), size: 4096.into(), ..WriteIn::default() };
         let request = |opcode: u32, node: u64, arguments: Vec<u8>, data: u32, room: u32| Request {
             opcode,
@@ -243,21 +263,45 @@ impl Bench {
             data,
             room,
         };
+        let list = |offset: u64| request(opcode::READDIRPLUS, many, read_at(listing, offset, 4096), 0, 4096);
+        let listings: Vec<Request> = self.listing(many, listing)?.into_iter().map(list).collect();
+        let one = |name: &'static str, request: Request| (name, vec![request]);
         let cases = [
-            ("GETATTR", request(opcode::GETATTR, file, GetattrIn::default().as_bytes().to_vec(), 0, 104)),
-            ("LOOKUP, known", request(opcode::LOOKUP, many, b"file-007\0".to_vec(), 0, 128)),
-            ("LOOKUP, missing", request(opcode::LOOKUP, many, b"no-such-name\0".to_vec(), 0, 128)),
-            ("READDIRPLUS, 4 KiB", request(opcode::READDIRPLUS, many, read(listing, 4096), 0, 4096)),
-            ("READ 4 KiB", request(opcode::READ, large, read(fh, 4096), 0, 4096)),
-            ("READ 128 KiB", request(opcode::READ, large, read(fh, 128 << 10), 0, 128 << 10)),
-            ("WRITE 4 KiB", request(opcode::WRITE, large, write.as_bytes().to_vec(), 4096, 8)),
+            one("GETATTR", request(opcode::GETATTR, file, GetattrIn::default().as_bytes().to_vec(), 0, 104)),
+            one("LOOKUP, known", request(opcode::LOOKUP, many, b"file-007\0".to_vec(), 0, 128)),
+            one("LOOKUP, missing", request(opcode::LOOKUP, many, b"no-such-name\0".to_vec(), 0, 128)),
+            ("READDIRPLUS, 4 KiB", listings),
+            one("READ 4 KiB", request(opcode::READ, large, read(fh, 4096), 0, 4096)),
+            one("READ 128 KiB", request(opcode::READ, large, read(fh, 128 << 10), 0, 128 << 10)),
+            one("WRITE 4 KiB", request(opcode::WRITE, large, write.as_bytes().to_vec(), 4096, 8)),
         ];
         let mut results = Vec::new();
-        for (name, request) in cases {
-            results.push((name, self.case(&request)?));
+        for (name, requests) in cases {
+            results.push((name, self.case(&requests)?));
         }
         results.push(("trace: walk, read, make, remove", self.trace(many)?));
         Ok(results)
+    }
+
+    /// Where each READDIRPLUS of 4 KiB begins that lists `directory`.
+    fn listing(&mut self, directory: u64, fh: u64) -> Result<Vec<u64>> {
+        let (mut offsets, mut next) = (Vec::new(), 0);
+        loop {
+            let begin = next;
+            let read = ReadIn { fh: fh.into(), offset: begin.into(), size: 4096.into(), ..ReadIn::default() };
+            let reply = self.ask(opcode::READDIRPLUS, directory, &[read.as_bytes()], 4096)?;
+            let mut rest = reply.as_slice();
+            while let Ok((_, behind)) = EntryOut::read_from_prefix(rest) {
+                let (entry, _) = Dirent::read_from_prefix(behind).map_err(|_| "short")?;
+                next = entry.off.get();
+                let len = size_of::<EntryOut>() + size_of::<Dirent>() + usize::try_from(entry.namelen.get())?;
+                rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
+            }
+            if reply.is_empty() {
+                return Ok(offsets);
+            }
+            offsets.push(begin);
+        }
     }
 
     /// What a program does that reads a tree of small files and makes others: each request needs what the one before it returned.

@@ -6,17 +6,22 @@
 //! Needs `qemu-system-aarch64`, `virtiofsd` (`/usr/libexec/virtiofsd` of Debian's package) and what the guest's system is made with.
 //! `MINIVMM_BENCH_QEMU` and `MINIVMM_BENCH_VIRTIOFSD` name others, `MINIVMM_BENCH_RUNS` sets the number of runs (5), `MINIVMM_BENCH_FILES` the size
 //! of the tree (30000), `MINIVMM_BENCH_SHARE` a directory to make the shared ones in: on a host whose disk takes milliseconds for an unlink,
-//! nothing else can be measured.
+//! nothing else can be measured. `MINIVMM_BENCH_SHARE_OPTIONS` goes behind minivmm's `--share` (`,poll=0`). To look into one thing:
+//! `MINIVMM_BENCH_JOBS` is a file with other jobs, an empty `MINIVMM_BENCH_QEMU` leaves the peer out, `MINIVMM_BENCH_STATS` is where minivmm's
+//! `--stats` of the last run go.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use measuring::{Result, median, shell_bundle, version};
 use minivmm_firmware::bundle::cpio::Archive;
 
+#[path = "../measuring/mod.rs"]
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 #[path = "../../tests/support/system.rs"]
 mod system;
 
@@ -27,8 +32,8 @@ const CPUS: &str = "2";
 /// A run that takes longer is broken.
 const LONGEST_RUN: Duration = Duration::from_secs(1800);
 
-/// What both machines do. `job` times by the guest's uptime.
-const JOBS: &str = r#"
+/// Times a job by the guest's uptime.
+const JOB: &str = r#"
 job() {
     name=$1 operations=$2; shift 2
     read -r start _ </proc/uptime
@@ -37,6 +42,10 @@ job() {
     ms=$(( 10#${end/./} * 10 - 10#${start/./} * 10 ))
     echo "BENCH $name $(( ms / 1000 )).$(printf %03d $(( ms % 1000 ))) $operations"
 }
+"#;
+
+/// What both machines do.
+const JOBS: &str = r#"
 export GIT_CONFIG_GLOBAL=/tmp/gitconfig GIT_CONFIG_NOSYSTEM=1
 git config --global user.name t; git config --global user.email t@t; git config --global safe.directory '*'
 repository() {
@@ -58,7 +67,27 @@ job sqlite_wal 300 transactions
 job rm_rf 1000 rm -rf clone
 "#;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+/// What people do to a tree of FILES small files, in DIRECTORY, with the programs that they do it with; caches are first as the step before left
+/// them, then empty.
+const TREE_JOBS: &str = "
+bench /tmp make-tree=FILES
+tar -C /tmp -cf /tmp/tree.tar tree
+rm -rf /tmp/tree
+unpack() { tar xf /tmp/tree.tar; sync; }
+delete() { rm -rf tree; sync; }
+drop() { sync; echo 3 >/proc/sys/vm/drop_caches; }
+found() { find tree -type f -size +1000000k; }
+cd DIRECTORY
+job 1_unpack FILES unpack
+job 2_stat FILES found
+job 3_read FILES grep -r nothing tree
+drop
+job 4_stat_cold FILES found
+drop
+job 5_read_cold FILES grep -r nothing tree
+job 6_delete FILES delete
+";
+
 /// Seconds for one operation, by case.
 type Times = BTreeMap<String, f64>;
 
@@ -69,14 +98,19 @@ fn main() -> Result<()> {
     let program = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let qemu = program("MINIVMM_BENCH_QEMU", "qemu-system-aarch64");
     let virtiofsd = program("MINIVMM_BENCH_VIRTIOFSD", "/usr/libexec/virtiofsd");
+    let jobs = std::env::var("MINIVMM_BENCH_JOBS").map_or_else(|_| Ok(JOBS.to_owned()), fs::read_to_string)?;
     let bench = Bench::prepare()?;
     if runs > 0 {
-        println!("{runs} runs each, alternating; peer: {}, {}\n", version(&qemu)?, version(&virtiofsd)?);
+        if !qemu.is_empty() {
+            println!("{runs} runs each, alternating; peer: {}, {}\n", version(&qemu)?, version(&virtiofsd)?);
+        }
         println!("| case | minivmm | QEMU TCG, virtiofsd | ratio |\n|---|---|---|---|");
         let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..runs {
-            collect(&mut ours, bench.minivmm(JOBS, None)?);
-            collect(&mut theirs, bench.qemu(&qemu, &virtiofsd, JOBS)?);
+            collect(&mut ours, bench.minivmm(&jobs, None)?);
+            if !qemu.is_empty() {
+                collect(&mut theirs, bench.qemu(&qemu, &virtiofsd, &jobs)?);
+            }
         }
         let mut ratios = Vec::new();
         for (name, mut times) in ours {
@@ -95,10 +129,11 @@ fn main() -> Result<()> {
     if files > 0 {
         println!("| tree of {files} files, for each | share | virtio-blk, ext4 | ratio |\n|---|---|---|---|");
         let (mut share, mut disk) = (BTreeMap::new(), BTreeMap::new());
+        let tree = TREE_JOBS.replace("FILES", &files.to_string());
         for _ in 0..runs.clamp(1, 3) {
-            // Each in a machine of its own, with nothing cached.
-            collect(&mut share, bench.minivmm(&format!("bench /share tree={files}"), Some("4G"))?);
-            collect(&mut disk, bench.minivmm(&format!("bench /local tree={files}"), Some("4G"))?);
+            // Each in a machine of its own.
+            collect(&mut share, bench.minivmm(&tree.replace("DIRECTORY", "/share"), Some("4G"))?);
+            collect(&mut disk, bench.minivmm(&tree.replace("DIRECTORY", "/local"), Some("4G"))?);
         }
         let mut all = (0.0, 0.0);
         for (name, mut times) in share {
@@ -106,23 +141,13 @@ fn main() -> Result<()> {
             println!("| {name} | {:.1} µs | {:.1} µs | {:.2} |", ours * 1e6, theirs * 1e6, ours / theirs);
             all = (all.0 + ours, all.1 + theirs);
         }
-        println!("| all four | {:.1} µs | {:.1} µs | {:.2} |", all.0 * 1e6, all.1 * 1e6, all.0 / all.1);
+        println!("| all six | {:.1} µs | {:.1} µs | {:.2} |", all.0 * 1e6, all.1 * 1e6, all.0 / all.1);
     }
     Ok(())
 }
 
-fn version(program: &str) -> Result<String> {
-    let output = Command::new(program).arg("--version").output().map_err(|error| format!("{program}: {error}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
-}
-
 fn collect(into: &mut BTreeMap<String, Vec<f64>>, times: Times) {
     times.into_iter().for_each(|(name, time)| into.entry(name).or_default().push(time));
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The files that both machines boot.
@@ -140,15 +165,7 @@ impl Bench {
             None => tempfile::tempdir()?,
         };
         let system = system::make()?;
-        let path = || Command::new(MINIVMM).args(["bundle", "path", "shell"]).stderr(Stdio::null()).output();
-        let mut bundle = path()?;
-        if !bundle.status.success() {
-            if !Command::new(MINIVMM).args(["bundle", "fetch", "shell"]).status()?.success() {
-                return Err("the shell bundle cannot be fetched".into());
-            }
-            bundle = path()?;
-        }
-        let bundle = PathBuf::from(String::from_utf8(bundle.stdout)?.trim());
+        let bundle = shell_bundle(MINIVMM)?;
         let mut archive = Archive::new();
         archive.file("bench", 0o755, INIT.as_bytes().to_vec());
         let mut initramfs = fs::read(bundle.join("initramfs"))?;
@@ -171,7 +188,7 @@ impl Bench {
             fs::remove_dir_all(&share)?;
         }
         fs::create_dir(&share)?;
-        let mut bytes = script.as_bytes().to_vec();
+        let mut bytes = format!("{JOB}{script}").into_bytes();
         bytes.resize(bytes.len().next_multiple_of(4096), 0);
         let disk = self.path("script");
         fs::write(&disk, bytes)?;
@@ -203,7 +220,11 @@ impl Bench {
             run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).arg(size))?;
             command.arg("--disk").arg(image);
         }
-        command.arg("--share").arg(format!("{}:share", share.display()));
+        let options = std::env::var("MINIVMM_BENCH_SHARE_OPTIONS").unwrap_or_default();
+        command.arg("--share").arg(format!("{}:share{options}", share.display()));
+        if let Some(path) = std::env::var_os("MINIVMM_BENCH_STATS") {
+            command.arg("--stats").arg(path);
+        }
         finish(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?, &console)
     }
 

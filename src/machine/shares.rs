@@ -61,7 +61,8 @@ pub(super) fn watch(
 pub(super) fn device(share: Watched, option: &ShareOption, queue_count: u16) -> Fs {
     let options = ServerOptions { read_only: option.read_only, cache: option.cache };
     let coherence = share.watch.map(|watch| watch as Arc<dyn Coherence>);
-    Fs::new(Arc::new(Server::new(share.share, coherence, options)), option.tag, queue_count)
+    let server = Arc::new(Server::new(share.share, coherence, options));
+    Fs::new(server, option.tag, queue_count).polling(option.poll_window)
 }
 
 /// Adds what a share's server did, with one object of requests and one of system calls by opcode.

@@ -8,6 +8,9 @@ use std::process::{Command, Output, Stdio};
 
 pub mod debian;
 pub mod gic;
+pub mod guest;
+#[cfg(target_os = "linux")]
+pub mod network;
 pub mod session;
 pub mod share;
 #[cfg_attr(target_os = "macos", path = "no_simulator.rs")]

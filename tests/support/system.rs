@@ -30,8 +30,9 @@ const PACKAGES: &str = "bash coreutils diffutils findutils grep sed tar util-lin
     libstdc++6 libsystemd0 libtasn1-6 libtinfo6 libtirpc3t64 libudev1 libunistring5 libuuid1 libxml2 libxxhash0 libzstd1 zlib1g";
 /// Suites, static: crate and version.
 const SUITES: [(&str, &str); 2] = [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
-/// Programs of `tests/guests/fs`.
+/// Programs of `tests/guests/fs`, and what they include.
 const PROBES: [&str; 4] = ["bench.c", "count.c", "probe.c", "watch.c"];
+const INCLUDED: &str = "files.h";
 /// Not needed to run anything; the JIT compiler of PostgreSQL would need another 100 MiB of libraries.
 const PRUNED: [&str; 6] = [
     "usr/share/doc",
@@ -100,7 +101,7 @@ fn key() -> Result<String> {
     // Always the same for the same input.
     let mut hash = DefaultHasher::new();
     (RELEASE, PACKAGES, SUITES, FILES, PRUNED).hash(&mut hash);
-    for source in PROBES {
+    for source in PROBES.into_iter().chain([INCLUDED]) {
         fs::read(probe_source(source))?.hash(&mut hash);
     }
     Ok(format!("{:016x}", hash.finish()))

@@ -13,7 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static char path[256], other[256], block[1 << 20];
+#define BLOCK (1 << 20)
+#include "files.h"
+
 static struct stat st;
 
 static double now(void) {
@@ -25,33 +27,6 @@ static double now(void) {
 static void report(const char *name, double start, long operations) {
     printf("BENCH %s %.6f %ld\n", name, now() - start, operations);
     fflush(stdout);
-}
-
-static void check(long result, const char *what) {
-    if (result < 0) {
-        perror(what);
-        exit(1);
-    }
-}
-
-static void drop_caches(void) {
-    sync();
-    int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-    check(fd, "drop_caches");
-    check(write(fd, "3", 1), "drop_caches");
-    close(fd);
-}
-
-static const char *named(char *into, const char *format, int i) {
-    snprintf(into, sizeof path, format, i);
-    return into;
-}
-
-static void write_new(const char *name, size_t len) {
-    int fd = open(name, O_CREAT | O_WRONLY | O_TRUNC, 0644);
-    check(fd, name);
-    check(write(fd, block, len), name);
-    check(close(fd), name);
 }
 
 static long read_all(const char *name) {
@@ -87,6 +62,7 @@ static void metadata(void) {
     double start = now();
     LOOP(n) write_new(named(path, "f%d", i), 4096);
     report("create", start, n);
+    sync();
     drop_caches();
     start = now();
     LOOP(n) check(stat(named(path, "f%d", i), &st), path);
@@ -101,6 +77,7 @@ static void metadata(void) {
     start = now();
     for (int k = 0; k < 2; k++) LOOP(n) stat(named(path, "none%d", i), &st);
     report("absent", start, 2 * n);
+    sync();
     drop_caches();
     start = now();
     LOOP(n) read_all(named(path, "f%d", i));
@@ -108,6 +85,7 @@ static void metadata(void) {
     start = now();
     LOOP(n) read_all(named(path, "f%d", i));
     report("read_warm", start, n);
+    sync();
     drop_caches();
     start = now();
     DIR *directory = opendir(".");
@@ -137,6 +115,7 @@ static void data(void) {
     LOOP(mib) check(write(fd, block, sizeof block), "write");
     check(fsync(fd), "fsync");
     report("write_1m", start, mib);
+    sync();
     drop_caches();
     start = now();
     check(lseek(fd, 0, SEEK_SET), "lseek");
@@ -153,6 +132,7 @@ static void data(void) {
     }
     report("pwrite_fsync", start, 200);
     close(fd);
+    sync();
     drop_caches();
     // virtiofsd takes an arm64 guest's O_DIRECT for the O_DIRECTORY that it is on x86.
     if ((fd = open("data", O_RDONLY | O_DIRECT)) >= 0) {
@@ -173,11 +153,10 @@ static void data(void) {
 }
 
 // What `npm install` leaves: many small files in many directories. Sizes are the same every time.
-static void tree(int files) {
+static void make_tree(int files) {
     const int per_directory = 15;
     unsigned random = 7;
     check(mkdir("tree", 0755), "tree");
-    double start = now();
     LOOP(files) {
         int directory = i / per_directory;
         if (i % per_directory == 0) {
@@ -189,35 +168,6 @@ static void tree(int files) {
         sprintf(path, "tree/p%d/m%d/file-%d.js", directory / 40, directory, i);
         write_new(path, 200 + random / 65536 % 6000);
     }
-    sync();
-    report("tree_unpack", start, files);
-    drop_caches();
-    start = now();
-    LOOP(files) {
-        sprintf(path, "tree/p%d/m%d/file-%d.js", i / per_directory / 40, i / per_directory, i);
-        check(stat(path, &st), path);
-    }
-    report("tree_stat", start, files);
-    drop_caches();
-    start = now();
-    LOOP(files) {
-        sprintf(path, "tree/p%d/m%d/file-%d.js", i / per_directory / 40, i / per_directory, i);
-        check(read_all(path), path);
-    }
-    report("tree_read", start, files);
-    start = now();
-    LOOP(files) {
-        int directory = i / per_directory, is_last = i % per_directory == per_directory - 1 || i == files - 1;
-        sprintf(path, "tree/p%d/m%d/file-%d.js", directory / 40, directory, i);
-        check(unlink(path), path);
-        if (!is_last) continue;
-        sprintf(path, "tree/p%d/m%d", directory / 40, directory);
-        check(rmdir(path), path);
-        if (directory % 40 == 39 || i == files - 1) check(rmdir(named(path, "tree/p%d", directory / 40)), path);
-    }
-    check(rmdir("tree"), "tree");
-    sync();
-    report("tree_delete", start, files);
 }
 
 int main(int argc, char **argv) {
@@ -227,7 +177,7 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "round-trip")) round_trip();
         else if (!strcmp(argv[i], "metadata")) metadata();
         else if (!strcmp(argv[i], "data")) data();
-        else if (!strncmp(argv[i], "tree=", 5)) tree(atoi(argv[i] + 5));
+        else if (!strncmp(argv[i], "make-tree=", 10)) make_tree(atoi(argv[i] + 10));
         else return fprintf(stderr, "%s?\n", argv[i]), 2;
     }
     return 0;

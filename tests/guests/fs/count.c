@@ -13,39 +13,14 @@
 #define N 100
 #define EACH for (int i = 0; i < N; i++)
 
-static char path[256], other[256], block[4096];
-
-static void check(long result, const char *what) {
-    if (result < 0) {
-        perror(what);
-        exit(1);
-    }
-}
+#define BLOCK 4096
+#include "files.h"
 
 static void next(const char *name, int operations) {
     char line[16];
     printf("COUNT %s %d\n", name, operations);
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin)) exit(2);
-}
-
-static void drop_caches(void) {
-    int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-    check(fd, "drop_caches");
-    check(write(fd, "3", 1), "drop_caches");
-    close(fd);
-}
-
-static const char *named(char *into, const char *format, int i) {
-    snprintf(into, sizeof path, format, i);
-    return into;
-}
-
-static void write_new(const char *name, int len) {
-    int fd = open(name, O_CREAT | O_WRONLY | O_TRUNC, 0644);
-    check(fd, name);
-    check(write(fd, block, len), name);
-    check(close(fd), name);
 }
 
 static void read_all(const char *name) {

@@ -104,8 +104,9 @@ struct Bench {
     now: Instant,
     features: u64,
     buffer: u32,
-    /// What each pair sent and is to reach the back end: the frame, and into how many bytes it is to be cut, if at all.
-    expected: Vec<VecDeque<(Content, Vec<u8>, u16)>>,
+    /// What each pair sent and is to reach the back end: the frame, and if it is to be finished, into how many bytes it is to be cut (0: not at
+    /// all).
+    expected: Vec<VecDeque<(Content, Vec<u8>, Option<u16>)>>,
     /// What of each pair reached it.
     reached: Vec<VecDeque<(Vec<u8>, Offload)>>,
     /// What the back end gave and the guest has not received.
@@ -197,7 +198,7 @@ impl Bench {
                 let pair = self.pair(pair);
                 let frame = content.frame(u8::try_from(pair).expect("few"));
                 if self.send(pair, &Header::default(), &frame, &cuts) {
-                    self.expected[usize::from(pair)].push_back((content, frame, u16::MAX));
+                    self.expected[usize::from(pair)].push_back((content, frame, None));
                 }
             }
             Step::SendLarge { pair, content, segment, cuts } => {
@@ -205,7 +206,7 @@ impl Bench {
                 let frame = content.frame(u8::try_from(pair).expect("few"));
                 let header = content.shape().header(segment);
                 if self.send(pair, &header, &frame, &cuts) && self.is_allowed(content.shape(), segment) {
-                    self.expected[usize::from(pair)].push_back((content, frame, segment));
+                    self.expected[usize::from(pair)].push_back((content, frame, Some(segment)));
                 }
             }
             Step::Forged { pair, content, header, cuts } => {
@@ -350,15 +351,15 @@ impl Bench {
                 let shape = content.shape();
                 let is_taken = takes.checksum
                     && match (segment, shape.is_tcp, shape.is_v4) {
-                        (0, ..) => true,
+                        (None | Some(0), ..) => true,
                         (_, true, true) => takes.tcp_v4,
                         (_, true, false) => takes.tcp_v6,
                         (_, false, _) => takes.udp_v4 && takes.udp_v6,
                     };
-                if segment == u16::MAX || is_taken {
+                let Some(segment) = segment.filter(|_| !is_taken) else {
                     assert_eq!(reached.pop_front().map(|(frame, _)| frame), Some(frame), "a frame of the guest");
                     continue;
-                }
+                };
                 let len = frame.len() - shape.payload();
                 let bytes = if segment == 0 { len.max(1) } else { segment.into() };
                 let count = len.div_ceil(bytes).max(1);

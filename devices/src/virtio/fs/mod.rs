@@ -21,6 +21,7 @@ mod worker;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
@@ -35,6 +36,9 @@ use super::{Activation, VirtioDevice, read_config_from};
 /// Descriptors of each queue. A request may have as many pages as a queue has descriptors, less four (`virtio_fs_setup_vqs` in Linux):
 /// room for 1 MiB, several times.
 const QUEUE_SIZE: u16 = 1024;
+
+/// See [`Fs::polling`].
+pub const DEFAULT_POLL_WINDOW: Duration = Duration::from_micros(50);
 
 /// What the guest mounts a share by: 1 to 36 bytes without NUL.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +94,7 @@ pub struct Fs {
     server: Arc<Server>,
     tag: Tag,
     request_queue_count: u16,
+    poll_window: Duration,
     active: Option<Active>,
 }
 
@@ -105,7 +110,16 @@ impl Fs {
     #[must_use]
     pub fn new(server: Arc<Server>, tag: Tag, request_queue_count: u16) -> Self {
         let most = u16::try_from(MAX_MEMBERS).unwrap_or(1);
-        Self { server, tag, request_queue_count: request_queue_count.clamp(1, most), active: None }
+        let request_queue_count = request_queue_count.clamp(1, most);
+        Self { server, tag, request_queue_count, poll_window: DEFAULT_POLL_WINDOW, active: None }
+    }
+
+    /// The same, whose threads look at a queue that has become empty for `window` before they sleep, where a guest's requests follow each other
+    /// as quickly as this.
+    #[must_use]
+    pub fn polling(mut self, window: Duration) -> Self {
+        self.poll_window = window;
+        self
     }
 
     /// What this device does, counted while it does it.
@@ -154,7 +168,8 @@ impl VirtioDevice for Fs {
             let thread = std::thread::Builder::new().name("fs-hiprio".to_owned()).spawn(body);
             thread.map(|thread| (bell, thread)).map_err(failed).ok()
         });
-        let workers = Workers::start(queues.collect(), activation.memory, self.server.clone()).map_err(failed).ok();
+        let workers = Workers::start(queues.collect(), activation.memory, self.server.clone(), self.poll_window);
+        let workers = workers.map_err(failed).ok();
         self.active = Some(Active { workers, hiprio });
     }
 

@@ -20,28 +20,45 @@ const BACKLOG_TO_SHARE: u16 = 2;
 /// A request is slow if it takes longer than waking another thread does, several times over: the host waited for a disk.
 const SLOW_REQUEST: Duration = Duration::from_micros(50);
 
-/// How long a thread looks at a queue that is empty before it sleeps, where requests follow each other as quickly as this.
-const POLL_WINDOW: Duration = Duration::from_micros(50);
-/// A sleep that polling would have saved, most likely: the window, and what waking up took.
-const SHORT_SLEEP: Duration = Duration::from_micros(150);
+/// What waking up takes, at most, on a host that is not overloaded.
+const WAKE_UP: Duration = Duration::from_micros(100);
 /// Looks at the ring between two at the clock.
 const POLL_SPINS: u32 = 64;
 
+/// The most short sleeps without a look, after looks that were in vain.
+const MAX_PATIENCE: u32 = 256;
+
 /// Whether looking on is worth it: the driver's next request comes sooner than a sleeping thread wakes up, and needs no notification,
-/// which costs a vCPU an exit. So it is after a sleep that was shorter than [`SHORT_SLEEP`], until one look was in vain.
-#[derive(Debug, Default)]
+/// which costs a vCPU an exit. So it is after a sleep that polling would have saved, most likely, until one look was in vain; then only
+/// after twice as many such sleeps, each time, until a look succeeds: a guest that is slower than the window costs us hardly anything.
+#[derive(Debug)]
 struct Polling {
+    /// How long a look is; zero for none.
+    window: Duration,
     is_worth_it: bool,
     asleep_since: Option<Instant>,
+    /// Short sleeps to wait for before the next look, and how many there were to be the last time.
+    left: u32,
+    patience: u32,
 }
 
 impl Polling {
+    fn new(window: Duration) -> Self {
+        Self { window, is_worth_it: false, asleep_since: None, left: 1, patience: 1 }
+    }
+
     fn window(&self) -> Option<Duration> {
-        self.is_worth_it.then_some(POLL_WINDOW)
+        self.is_worth_it.then_some(self.window)
+    }
+
+    fn succeeded(&mut self) {
+        self.patience = 1;
     }
 
     fn failed(&mut self) {
         self.is_worth_it = false;
+        self.left = self.patience;
+        self.patience = (2 * self.patience).min(MAX_PATIENCE);
     }
 
     fn sleeping(&mut self, now: Instant) {
@@ -50,7 +67,13 @@ impl Polling {
 
     fn woken(&mut self, now: Instant) {
         let slept = self.asleep_since.take().map(|since| now.saturating_duration_since(since));
-        self.is_worth_it = slept.is_some_and(|slept| slept < SHORT_SLEEP);
+        let saved = self.window + WAKE_UP;
+        if !self.window.is_zero() && slept.is_some_and(|slept| slept < saved) {
+            self.left = self.left.saturating_sub(1);
+            self.is_worth_it = self.left == 0;
+        } else {
+            self.is_worth_it = false;
+        }
     }
 }
 
@@ -90,6 +113,8 @@ struct Shared {
     server: Arc<Server>,
     counters: Arc<FsCounters>,
     crew: Crew,
+    /// How long a thread looks at a queue that is empty before it sleeps, where requests follow each other as quickly as this.
+    poll_window: Duration,
     /// Those that were started. Comes after a queue's lock, if both are held.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -99,14 +124,19 @@ struct Shared {
 pub(super) struct Workers(Arc<Shared>);
 
 impl Workers {
-    /// Starts the first thread for `queues`, by number of the request queue. Queues beyond [`MAX_MEMBERS`] are not served.
+    /// Starts the first thread for `queues`, by number of the request queue, which look for further requests for `poll_window`. Queues beyond [`MAX_MEMBERS`] are not served.
     ///
     /// # Errors
     /// The host's, if it has no thread left.
-    pub fn start(queues: Vec<Option<Queue>>, memory: GuestMemory, server: Arc<Server>) -> std::io::Result<Self> {
+    pub fn start(
+        queues: Vec<Option<Queue>>,
+        memory: GuestMemory,
+        server: Arc<Server>,
+        poll_window: Duration,
+    ) -> std::io::Result<Self> {
         let queues = queues.into_iter().take(MAX_MEMBERS).map(|queue| queue.map(Mutex::new)).collect();
         let (counters, crew, threads) = (server.counters(), Crew::default(), Mutex::default());
-        let shared = Arc::new(Shared { queues, memory, server, counters, crew, threads });
+        let shared = Arc::new(Shared { queues, memory, server, counters, crew, poll_window, threads });
         Shared::start_thread(&shared)?;
         Ok(Self(shared))
     }
@@ -145,7 +175,7 @@ impl Shared {
     }
 
     fn run(shared: &Arc<Self>, member: usize) {
-        let (mut scratch, mut polling) = (Scratch::default(), Polling::default());
+        let (mut scratch, mut polling) = (Scratch::default(), Polling::new(shared.poll_window));
         while let Some(queue) = shared.crew.wait(member) {
             FsCounters::add(&shared.counters.wakeups, 1);
             polling.woken(Instant::now());
@@ -165,6 +195,7 @@ impl Shared {
             for _ in 0..POLL_SPINS {
                 if watch.sees_more() {
                     FsCounters::add(&self.counters.polled, 1);
+                    polling.succeeded();
                     return true;
                 }
                 std::hint::spin_loop();
@@ -176,6 +207,8 @@ impl Shared {
                 polling.failed();
                 return false;
             }
+            // Whoever else could run here goes first: it may be the vCPU whose request we look for.
+            thread::yield_now();
         }
     }
 
@@ -262,19 +295,49 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    const WINDOW: Duration = Duration::from_micros(50);
+
     #[test]
     fn thread_polls_after_a_short_sleep_until_it_looked_in_vain() {
-        let (start, mut polling) = (Instant::now(), Polling::default());
+        let (start, mut polling) = (Instant::now(), Polling::new(WINDOW));
         let at = |micros| start + Duration::from_micros(micros);
         polling.woken(at(0));
         assert_eq!(polling.window(), None, "nothing is known yet");
         polling.sleeping(at(10));
         polling.woken(at(159));
-        assert_eq!(polling.window(), Some(POLL_WINDOW));
+        assert_eq!(polling.window(), Some(WINDOW));
         polling.failed();
         assert_eq!(polling.window(), None);
         polling.sleeping(at(200));
         polling.woken(at(350));
         assert_eq!(polling.window(), None, "too long a sleep");
+    }
+
+    #[test]
+    fn thread_that_looks_in_vain_looks_ever_more_seldom() {
+        let (now, mut polling) = (Instant::now(), Polling::new(WINDOW));
+        let mut sleeps_before_a_look = || {
+            polling.failed();
+            (1..).find(|_| {
+                polling.sleeping(now);
+                polling.woken(now);
+                polling.window().is_some()
+            })
+        };
+        let sleeps: Vec<u32> = std::iter::from_fn(&mut sleeps_before_a_look).take(11).collect();
+        assert_eq!(sleeps, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        polling.succeeded();
+        polling.failed();
+        polling.sleeping(now);
+        polling.woken(now);
+        assert_eq!(polling.window(), Some(WINDOW), "after a success it is as before");
+    }
+
+    #[test]
+    fn thread_without_a_window_never_polls() {
+        let (start, mut polling) = (Instant::now(), Polling::new(Duration::ZERO));
+        polling.sleeping(start);
+        polling.woken(start);
+        assert_eq!(polling.window(), None);
     }
 }

@@ -27,6 +27,16 @@ impl Offloads {
     /// Everything.
     pub const ALL: Self = Self { checksum: true, tcp_v4: true, tcp_v6: true, udp_v4: true, udp_v6: true };
 
+    /// Whether a frame that is to be cut like this is among them.
+    #[must_use]
+    pub fn take(&self, segmentation: &Segmentation) -> bool {
+        match segmentation.protocol {
+            Protocol::TcpV4 => self.tcp_v4,
+            Protocol::TcpV6 => self.tcp_v6,
+            Protocol::Udp => self.udp_v4 && self.udp_v6,
+        }
+    }
+
     /// What both have.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

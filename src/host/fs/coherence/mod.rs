@@ -13,7 +13,7 @@
 //! a file whose change time is not later than the end of the guest's last change was changed by the guest. (Within one tick of the host's
 //! clock, some milliseconds, after a guest's write a host's write to the same file may be taken for an echo.)
 //!
-//! What inotify does not tell: writes through a shared mapping until the file is closed, and changes by another hard link in a directory that
+//! What neither inotify nor FSEvents tells: writes through a shared mapping until the file is closed, and changes by another hard link in a directory that
 //! the guest does not know; files with several links get short timeouts.
 
 mod agent;
@@ -30,7 +30,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use minivmm_devices::virtio::fs::attr::{Attr, Time};
 use minivmm_devices::virtio::fs::coherence::{Coherence, Pretence};
-use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::NodeId;
 use minivmm_devices::virtio::fs::name::Name;
 
@@ -117,12 +116,9 @@ impl ShareWatch {
     /// A watch on `share`, which the user calls `tag`.
     #[must_use]
     pub fn new(share: Arc<Share>, tag: String, agent: Arc<AgentProcess>) -> Self {
-        let watcher = Watcher::new();
-        match &watcher {
-            // A host that cannot.
-            Err(Errno::EOPNOTSUPP) => tracing::debug!("shared folder {tag}: changes on the host are not watched"),
-            Err(error) => tracing::warn!("shared folder {tag}: changes on the host are not watched: {error}"),
-            Ok(_) => {}
+        let watcher = share.with_directory(NodeId::ROOT, Watcher::new);
+        if let Err(error) = &watcher {
+            tracing::warn!("shared folder {tag}: changes on the host are not watched: {error}");
         }
         Self {
             tag,
@@ -165,9 +161,10 @@ impl ShareWatch {
             Err(error) => {
                 if !self.has_complained.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
-                        "shared folder {}: cannot watch another directory for changes ({error}; the limits are fs.inotify.max_user_watches and \
-                         max_user_instances): the guest notices changes there within a second",
-                        self.tag
+                        "shared folder {}: cannot watch another directory for changes ({error}{}): the guest notices changes there \
+                         within a second",
+                        self.tag,
+                        Watcher::LIMITS
                     );
                 }
                 return false;

@@ -2,5 +2,6 @@
 //! themselves are in `passthrough/macos`.
 
 pub mod errno;
+pub mod fsevents;
 pub mod packed;
 pub mod space;

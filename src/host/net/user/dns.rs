@@ -1,5 +1,5 @@
 //! The DNS forwarder: the guest's questions go to the host's resolvers as they are, one after the other until one answers, and the
-//! answers come back as they are (RFC 1035; an answer that is cut off makes the guest ask again by TCP, which is a flow like others).
+//! answers come back as they are (RFC 1035; an answer that is cut off makes the guest ask again by TCP: see `dns_stream`).
 //!
 //! Names below [`OUR_DOMAINS`] are ours. Each question has a socket of its own, on a port that the host chooses: an answer is
 //! believed only from the resolver, at that port, with the guest's number.
@@ -178,7 +178,7 @@ fn parse_question(message: &[u8]) -> Option<(String, u16, u16, usize)> {
 }
 
 /// The answer to a question about a name of ours.
-fn own_answer(message: &[u8], link: &Link) -> Option<Vec<u8>> {
+pub fn own_answer(message: &[u8], link: &Link) -> Option<Vec<u8>> {
     let (name, kind, class, end) = parse_question(message)?;
     let is_domain = OUR_DOMAINS.contains(&name.as_str());
     let is_below = |domain| name.strip_suffix(domain).is_some_and(|rest: &str| rest.ends_with('.'));

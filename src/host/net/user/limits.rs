@@ -41,6 +41,8 @@ pub const PING_SILENCE: Duration = Duration::from_secs(30);
 
 /// Questions that wait for a resolver.
 pub const DNS_QUERIES: usize = 256;
+/// Connections to the resolver, which keep a message in each of four buffers: 17 MiB.
+pub const DNS_STREAMS: usize = 64;
 /// How long a resolver may take before the next is asked.
 pub const DNS_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the list of resolvers is gone through.

@@ -14,7 +14,7 @@ use minivmm_devices::virtio::net::Offloads;
 use super::limits::{NEIGHBORS, OUTBOX_BYTES, OUTBOX_FRAMES};
 use super::options::{Addresses, Ipv6Choice, UserOptions};
 use super::outside::Outside;
-use super::packet::{DatagramStyle, Mac, OutFrame, Route};
+use super::packet::{self, DatagramStyle, Mac, OutFrame, Route};
 use crate::event::Edges;
 use crate::host::seldom::Seldom;
 
@@ -140,8 +140,21 @@ impl Link {
         };
     }
 
-    /// Forgets the guest.
+    /// The guest takes these from now on. Of what waits, it gets no checksum to finish any more, if it does not take that.
+    pub fn accept(&mut self, offloads: Offloads) {
+        self.accepted = offloads;
+        if !offloads.checksum {
+            for OutFrame { bytes, offload } in &mut self.outbox {
+                packet::finish_checksum(bytes, offload);
+            }
+        }
+    }
+
+    /// Forgets the guest, whose flows are gone already.
     pub fn reset(&mut self) {
+        for source in [Source::Reassembly, Source::Advertisement] {
+            self.set_timer(source, None);
+        }
         self.outbox.clear();
         self.outbox_bytes = 0;
         self.neighbors.clear();

@@ -7,6 +7,7 @@
 //!                      ICMP echo         icmp     -- echo socket  ---> host's network
 //!                      UDP               udp      -- datagrams    --->
 //!                      TCP               tcp      -- smoltcp (`stack`), stream -->
+//!                      DNS over it       dns_stream
 //!                      a published port  publish  <-- clients
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 mod dhcp;
 mod dns;
+mod dns_stream;
 mod fragments;
 mod icmp;
 mod limits;
@@ -218,9 +220,7 @@ impl UserNet {
 
     /// Makes the next frame for the guest, where there is one.
     fn fill_output(&mut self, now: Instant) {
-        if let Some(frame) = self.link.take() {
-            self.output.set(frame.bytes);
-            self.pending = Some(frame.offload);
+        if self.take_from_outbox() {
             return;
         }
         for _ in 0..self.link.ready_count() {
@@ -248,10 +248,19 @@ impl UserNet {
                 }
                 _ => None,
             };
-            if self.pending.is_some() {
+            // A flow that has none may have had an error to tell.
+            if self.pending.is_some() || self.take_from_outbox() {
                 return;
             }
         }
+    }
+
+    /// The next of the frames that wait, if there is one, is the next for the guest.
+    fn take_from_outbox(&mut self) -> bool {
+        let Some(frame) = self.link.take() else { return false };
+        self.output.set(frame.bytes);
+        self.pending = Some(frame.offload);
+        true
     }
 
     /// Lets in who waits at published port `id`.
@@ -321,12 +330,19 @@ impl FrameIo for UserNet {
     }
 
     fn accept(&mut self, offloads: Offloads) {
-        // Connections were made for what the guest took; one that takes less now (which none does while it has any) begins anew.
-        if self.link.accepted != self.link.accepted.and(offloads) {
-            self.tcp.reset(&mut self.link);
+        self.tcp.accept(offloads);
+        self.link.accept(offloads);
+        // What was made for a guest that took more. Who sent it (TCP) sends it again, in pieces that the guest takes.
+        let is_too_large =
+            self.pending.is_some_and(|offload| !offload.segmentation.is_none_or(|cut| offloads.take(&cut)));
+        if is_too_large {
+            self.pending = None;
         }
-        self.link.accepted = offloads;
-        self.pending = None;
+        if let Some(offload) = &mut self.pending
+            && !offloads.checksum
+        {
+            packet::finish_checksum(self.output.frame(), offload);
+        }
     }
 
     fn reset(&mut self) {

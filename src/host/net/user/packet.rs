@@ -220,6 +220,15 @@ fn put(bytes: &mut [u8], at: usize, value: u16) {
     }
 }
 
+/// Computes the checksum that is left to the guest by `offload`, which leaves it nothing then.
+pub fn finish_checksum(frame: &mut [u8], offload: &mut Offload) {
+    if let Checksum::Partial { start, offset } = std::mem::take(&mut offload.checksum) {
+        // UDP's must not be zero (RFC 768), which to TCP's is the same.
+        let sum = frame.get(start.into()..).map(|rest| !checksum::data(rest)).filter(|sum| *sum != 0).unwrap_or(0xffff);
+        put(frame, usize::from(start) + usize::from(offset), sum);
+    }
+}
+
 /// Appends the IP header of a packet with `len` bytes of payload; `fragment` is its place in the whole.
 fn push_ip(out: &mut Vec<u8>, route: &Route, protocol: u8, len: usize, fragment: Option<Fragment>) {
     match (route.from, route.to) {

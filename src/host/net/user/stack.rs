@@ -150,24 +150,8 @@ impl std::fmt::Debug for Stack {
 
 impl Stack {
     fn new(begin: Beginning) -> Self {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = MAX_IP_BYTES;
-        capabilities.checksum.ipv4 = phy::Checksum::Tx;
-        let can_leave_checksum = begin.accepted.checksum;
-        capabilities.checksum.tcp = if can_leave_checksum { phy::Checksum::None } else { phy::Checksum::Tx };
-        let largest = NonZeroUsize::new(MAX_IP_BYTES);
-        capabilities.segmentation.tcpv4 = largest.filter(|_| begin.accepted.tcp_v4 && can_leave_checksum);
-        capabilities.segmentation.tcpv6 = largest.filter(|_| begin.accepted.tcp_v6 && can_leave_checksum);
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = begin.seed;
-        let mut wire = Wire { capabilities: &capabilities, input: None, output: None };
-        let mut interface = Interface::new(config, &mut wire, wire_time(begin.epoch, begin.now));
-        // It has the peer's address, and everybody is a neighbor.
-        interface.update_ip_addrs(|addresses| {
-            // There is room for one.
-            let _ = addresses.push(IpCidr::new(begin.peer.ip().into(), 0));
-        });
+        let capabilities = capabilities(begin.accepted);
+        let interface = interface(&begin, &capabilities);
         let buffer = || tcp::SocketBuffer::new(vec![0; begin.buffer_bytes]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         // The host's kernel and the guest's do what there is to delay.
@@ -184,6 +168,16 @@ impl Stack {
             capabilities,
             mss: DEFAULT_MSS,
             heard: Heard::default(),
+        }
+    }
+
+    /// The guest takes these from now on.
+    pub fn accept(&mut self, offloads: Offloads) {
+        if self.begin.accepted != offloads {
+            self.begin.accepted = offloads;
+            self.capabilities = capabilities(offloads);
+            // It has no state: that of the connection is the socket's.
+            self.interface = interface(&self.begin, &self.capabilities);
         }
     }
 
@@ -312,6 +306,32 @@ impl Stack {
         let since = u64::try_from(at.total_micros()).unwrap_or_default();
         self.epoch.checked_add(std::time::Duration::from_micros(since))
     }
+}
+
+/// Of the link to a guest that takes these.
+fn capabilities(accepted: Offloads) -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = MAX_IP_BYTES;
+    capabilities.checksum.ipv4 = phy::Checksum::Tx;
+    capabilities.checksum.tcp = if accepted.checksum { phy::Checksum::None } else { phy::Checksum::Tx };
+    let largest = NonZeroUsize::new(MAX_IP_BYTES);
+    capabilities.segmentation.tcpv4 = largest.filter(|_| accepted.tcp_v4 && accepted.checksum);
+    capabilities.segmentation.tcpv6 = largest.filter(|_| accepted.tcp_v6 && accepted.checksum);
+    capabilities
+}
+
+/// An interface that has the peer's address, and to which everybody is a neighbor.
+fn interface(begin: &Beginning, capabilities: &DeviceCapabilities) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = begin.seed;
+    let mut wire = Wire { capabilities, input: None, output: None };
+    let mut interface = Interface::new(config, &mut wire, wire_time(begin.epoch, begin.now));
+    interface.update_ip_addrs(|addresses| {
+        // There is room for one.
+        let _ = addresses.push(IpCidr::new(begin.peer.ip().into(), 0));
+    });
+    interface
 }
 
 fn wire_time(epoch: Instant, now: Instant) -> WireInstant {

@@ -18,16 +18,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use minivmm_devices::poll::Readiness;
-use minivmm_devices::virtio::net::Offload;
+use minivmm_devices::virtio::net::{Offload, Offloads};
 use rustix::io::Errno;
 use rustix::net::{getpeername, sockopt};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::TcpPacket;
 
+use super::dns;
+use super::dns_stream::{DnsStream, HostEnd};
 use super::icmp::{self, Unreachable};
 use super::limits::{
-    TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS, TCP_HANDSHAKE_PATIENCE,
-    TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_NUDGE_PATIENCE, TCP_SILENCE_PATIENCE, TCP_WRITE_BYTES,
+    DNS_STREAMS, TCP_BUDGET_SHARE, TCP_BUFFER_BUDGET_BYTES, TCP_CONNECT_PATIENCE, TCP_CONNECTING, TCP_FLOWS,
+    TCP_HANDSHAKE_PATIENCE, TCP_MAX_BUFFER_BYTES, TCP_MIN_BUFFER_BYTES, TCP_NUDGE_PATIENCE, TCP_SILENCE_PATIENCE,
+    TCP_WRITE_BYTES,
 };
 use super::link::{Link, Source, Topic};
 use super::packet::{self, OutFrame, Packet};
@@ -38,7 +41,6 @@ use super::stack::{Beginning, Buffer, Stack};
 const PORT_ATTEMPTS: u16 = 64;
 /// The first of the dynamic ports (RFC 6335 §6).
 const FIRST_DYNAMIC_PORT: u16 = 49152;
-const DNS_PORT: u16 = 53;
 
 /// What tells flows apart, as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +75,8 @@ struct Flow {
     /// The host's end is gone: the guest is being told by a reset.
     has_failed: bool,
     is_dirty: bool,
+    /// Of a connection to the resolver.
+    dns: Option<Box<DnsStream>>,
     buffer_bytes: usize,
     since: Instant,
     last_heard: Instant,
@@ -84,6 +88,7 @@ pub struct TcpFlows {
     flows: HashMap<u64, Flow>,
     by_key: HashMap<Key, u64>,
     connecting: usize,
+    dns_streams: usize,
     /// What flows have beyond the smallest buffers.
     budget_used: usize,
     /// Flows to look after at the end of a turn.
@@ -99,6 +104,7 @@ impl TcpFlows {
             flows: HashMap::new(),
             by_key: HashMap::new(),
             connecting: 0,
+            dns_streams: 0,
             budget_used: 0,
             dirty: Vec::new(),
             reply: Buffer::default(),
@@ -124,6 +130,15 @@ impl TcpFlows {
             self.remove(id, link, true);
         }
         self.dirty.clear();
+    }
+
+    /// The guest takes these from now on, on connections that there are, too.
+    pub fn accept(&mut self, offloads: Offloads) {
+        for flow in self.flows.values_mut() {
+            if let Phase::Open(stack) = &mut flow.phase {
+                stack.accept(offloads);
+            }
+        }
     }
 
     /// Takes a packet of the guest. `resolvers` are behind the resolver's address.
@@ -200,10 +215,17 @@ impl TcpFlows {
             return;
         }
         let port = key.peer.port();
+        let is_dns = Destination::of(&link.addresses, key.peer.ip()) == Destination::Resolver && port == dns::PORT;
+        if is_dns && self.dns_streams >= DNS_STREAMS {
+            link.warn(Topic::Dns, now, || {
+                format!("the guest has {DNS_STREAMS} connections to its resolver: its next have to wait")
+            });
+            return;
+        }
         let targets = match Destination::of(&link.addresses, key.peer.ip()) {
             Destination::Host(address) => vec![(address, port).into()],
             Destination::Gateway if link.options.host_loopback => vec![loopback(key.peer)],
-            Destination::Resolver if port == DNS_PORT => resolvers.to_vec(),
+            Destination::Resolver if port == dns::PORT => resolvers.to_vec(),
             Destination::Gateway => {
                 link.warn(Topic::Loopback, now, || {
                     format!("the guest wants TCP port {port} of this host: `--net user,host-loopback` would allow it")
@@ -241,6 +263,11 @@ impl TcpFlows {
                 link.set_timer(Source::Tcp(id), Some(until));
                 self.connecting += 1;
                 self.insert(id, key, socket, phase, 0, now);
+                let is_dns = Destination::of(&link.addresses, key.peer.ip()) == Destination::Resolver;
+                if let Some(flow) = self.flows.get_mut(&id).filter(|_| is_dns) {
+                    flow.dns = Some(Box::default());
+                    self.dns_streams += 1;
+                }
             }
             Err(error) => refuse_by(&error, &syn, key, link, now),
         }
@@ -257,6 +284,7 @@ impl TcpFlows {
             is_reset: false,
             has_failed: false,
             is_dirty: false,
+            dns: None,
             buffer_bytes,
             since: now,
             last_heard: now,
@@ -271,6 +299,7 @@ impl TcpFlows {
             Phase::Connecting { .. } => self.connecting -= 1,
             Phase::Open(_) => self.budget_used -= 2 * (flow.buffer_bytes - TCP_MIN_BUFFER_BYTES),
         }
+        self.dns_streams -= usize::from(flow.dns.is_some());
         if self.by_key.get(&flow.key) == Some(&id) {
             self.by_key.remove(&flow.key);
         }
@@ -442,7 +471,12 @@ impl TcpFlows {
             is_writable: &mut flow.is_writable,
             has_shut_down: &mut flow.has_shut_down,
         };
-        if !flow.has_failed && pump.run(stack).is_err() {
+        let moved = match &mut flow.dns {
+            _ if flow.has_failed => Ok(()),
+            Some(dns) => pump.run_dns(dns, stack, link),
+            None => pump.run(stack),
+        };
+        if moved.is_err() {
             // With it, what it has not taken.
             flow.has_failed = true;
             stack.socket().abort();
@@ -480,12 +514,29 @@ struct Pump<'a> {
 impl Pump<'_> {
     /// At most what the buffers hold, each way. An error is the end of the host's end.
     fn run(&mut self, stack: &mut Stack) -> Result<(), Errno> {
-        let is_young = matches!(stack.socket().state(), State::Listen | State::SynSent | State::SynReceived);
-        if is_young {
+        if is_young(stack) {
             return Ok(());
         }
         self.move_to_host(stack)?;
         self.move_to_guest(stack)
+    }
+
+    /// The same by whole messages.
+    fn run_dns(&mut self, dns: &mut DnsStream, stack: &mut Stack, link: &Link) -> Result<(), Errno> {
+        if is_young(stack) {
+            return Ok(());
+        }
+        let mut host = HostEnd { socket: self.socket, is_readable: self.is_readable, is_writable: self.is_writable };
+        let is_all = dns.run(&mut host, stack.socket(), |question| dns::own_answer(question, link))?;
+        if is_all { self.shut_down() } else { Ok(()) }
+    }
+
+    /// The guest has said all, and the host has it.
+    fn shut_down(&mut self) -> Result<(), Errno> {
+        if std::mem::replace(self.has_shut_down, true) {
+            return Ok(());
+        }
+        rustix::net::shutdown(self.socket, rustix::net::Shutdown::Write)
     }
 
     fn move_to_host(&mut self, stack: &mut Stack) -> Result<(), Errno> {
@@ -508,11 +559,7 @@ impl Pump<'_> {
                 Ok(()) => {}
             }
         }
-        if !socket.may_recv() && !*self.has_shut_down {
-            *self.has_shut_down = true;
-            rustix::net::shutdown(self.socket, rustix::net::Shutdown::Write)?;
-        }
-        Ok(())
+        if socket.may_recv() { Ok(()) } else { self.shut_down() }
     }
 
     fn move_to_guest(&mut self, stack: &mut Stack) -> Result<(), Errno> {
@@ -538,6 +585,11 @@ impl Pump<'_> {
         }
         Ok(())
     }
+}
+
+/// The connection with the guest is not made yet.
+fn is_young(stack: &mut Stack) -> bool {
+    matches!(stack.socket().state(), State::Listen | State::SynSent | State::SynReceived)
 }
 
 /// The host's loopback of the same version.

@@ -50,7 +50,10 @@ impl Phy {
     }
 
     fn next(&mut self) -> Option<(Vec<u8>, Offload)> {
-        let pending = self.net.pending(Instant::now())?;
+        let Some(pending) = self.net.pending(Instant::now()) else {
+            assert_eq!(self.net.link.waiting_bytes(), 0, "frames that the guest is not told of");
+            return None;
+        };
         let mut frame = vec![0; pending.max_bytes];
         let received = {
             let slice = VolatileSlice::from(frame.as_mut_slice());
@@ -140,19 +143,21 @@ impl Guest {
     }
 
     fn on(mut phy: Phy) -> Self {
-        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(GUEST_MAC)));
-        config.random_seed = 7;
-        let mut interface = Interface::new(config, &mut phy, SmolInstant::now());
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
-        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
-        Self { phy, interface, sockets: SocketSet::new(Vec::new()), next_port: 40_000 }
+        Self { interface: interface(&mut phy), phy, sockets: SocketSet::new(Vec::new()), next_port: 40_000 }
     }
 
     /// Finishes frames itself: checksums are there, and right.
     fn without_offloads(mut self) -> Self {
-        self.phy.net.accept(Offloads::NONE);
-        self.phy.checksum = ChecksumCapabilities::default();
+        self.accept(Offloads::NONE, ChecksumCapabilities::default());
         self
+    }
+
+    /// Takes these frames from now on.
+    fn accept(&mut self, offloads: Offloads, checksum: ChecksumCapabilities) {
+        self.phy.net.accept(offloads);
+        self.phy.checksum = checksum;
+        // It asks for the link's abilities once.
+        self.interface = interface(&mut self.phy);
     }
 
     fn turn(&mut self) {
@@ -262,6 +267,15 @@ impl Guest {
     }
 }
 
+fn interface(phy: &mut Phy) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(GUEST_MAC)));
+    config.random_seed = 7;
+    let mut interface = Interface::new(config, phy, SmolInstant::now());
+    interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
+    interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
+    interface
+}
+
 /// A stretch of bytes that does not repeat.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -329,6 +343,54 @@ fn tcp_echoes_what_the_guest_sends_in_large_frames() {
 fn tcp_works_for_a_guest_without_offloads() {
     let phy = echoes(Guest::with_loopback().without_offloads());
     assert_eq!(phy.large, 0);
+}
+
+#[test]
+fn guest_that_gives_up_its_offloads_keeps_its_connections() {
+    let mut guest = Guest::with_loopback();
+    let (listener, port) = listener();
+    let server = echo(listener);
+    let handle = guest.connected((GATEWAY, port));
+    let data = noise(1 << 20);
+    assert!(guest.exchange(handle, &data, data.len()) == data);
+    assert!(guest.phy.large > 0, "every frame was small");
+    // A large frame waits for the guest, and a small one that has no checksum yet.
+    guest.tcp(handle).send_slice(&data[..200_000]).unwrap();
+    guest.until("a large frame that waits", |guest| {
+        guest.phy.work();
+        guest.phy.net.pending(Instant::now()).is_some()
+            && guest.phy.net.pending.is_some_and(|offload| offload.segmentation.is_some())
+    });
+    guest.send_udp((RESOLVER, 53), 5000, &question(7, "host.minivmm.internal", 1), 1500);
+    guest.accept(Offloads::NONE, ChecksumCapabilities::default());
+    guest.phy.large = 0;
+    let got = guest.exchange(handle, &data[200_000..], data.len());
+    assert!(got == data, "{} bytes", got.len());
+    assert_eq!(guest.phy.large, 0);
+    // And takes them again.
+    guest.accept(Offloads::ALL, ChecksumCapabilities::ignored());
+    assert!(guest.exchange(handle, &data, data.len()) == data);
+    assert!(guest.phy.large > 0, "every frame was small");
+    guest.tcp(handle).close();
+    guest.until("closing", |guest| guest.phy.net.flow_counts().0 == 0);
+    server.join().unwrap();
+}
+
+#[test]
+fn datagram_that_waits_is_finished_for_a_guest_that_gives_up_checksums() {
+    let (mut guest, _directory) = asking(&[]);
+    guest.send_udp((RESOLVER, 53), 5000, &question(7, "host.minivmm.internal", 1), 1500);
+    // Not taken yet; and one behind it.
+    assert!(guest.phy.net.pending(Instant::now()).is_some());
+    guest.send_udp((RESOLVER, 53), 5000, &question(8, "host.minivmm.internal", 1), 1500);
+    guest.phy.net.accept(Offloads::NONE);
+    for _ in 0..2 {
+        let (frame, offload) = guest.phy.next().unwrap();
+        assert_eq!(offload, Offload::default());
+        let pseudo = packet::pseudo_header(RESOLVER.into(), GUEST.into(), UDP, frame.len() - 34);
+        let sum = smoltcp::wire::checksum::combine(&[pseudo, smoltcp::wire::checksum::data(&frame[34..])]);
+        assert_eq!(sum, 0xffff);
+    }
 }
 
 #[test]
@@ -642,6 +704,59 @@ fn question_goes_to_the_next_resolver_where_one_is_not_there() {
     listener.accept().unwrap();
 }
 
+/// A question or an answer as TCP carries it.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+}
+
+#[test]
+fn names_of_ours_are_answered_by_tcp_too_between_those_of_the_resolver() {
+    let listener = TcpListener::bind("127.0.0.4:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resolv.conf");
+    std::fs::write(&path, "nameserver 127.0.0.4\n").unwrap();
+    let outside = OtherPort(listener.local_addr().unwrap().port());
+    let mut guest = Guest::on(Phy::with(UserOptions::default(), Box::new(outside), path));
+    let handle = guest.connected((RESOLVER, 53));
+    let (mut resolver, _) = listener.accept().unwrap();
+    let (asked, ours) = (question(9, "made.up", 1), question(7, "host.minivmm.internal", 1));
+    // The answer of ours does not come in the middle of the resolver's, which is half there.
+    let answer = framed(&[&asked[..], &noise(50_000)].concat());
+    resolver.write_all(&answer[..30_000]).unwrap();
+    guest.exchange(handle, &[framed(&asked), framed(&ours)].concat(), 0);
+    let mut got = vec![0; framed(&asked).len()];
+    let reader = std::thread::spawn(move || {
+        resolver.read_exact(&mut got).unwrap();
+        (resolver, got)
+    });
+    guest.until("the question", |_| reader.is_finished());
+    let (mut resolver, got) = reader.join().unwrap();
+    assert_eq!(got, framed(&asked));
+    let mut answers = guest.exchange(handle, b"", 2 + ours.len() + 16);
+    assert_eq!((answers[2..4].to_vec(), answers[5] & 0xf, answers[9]), (vec![0, 7], 0, 1));
+    assert!(answers.ends_with(&GATEWAY.octets()));
+    resolver.write_all(&answer[30_000..]).unwrap();
+    answers = guest.exchange(handle, b"", answer.len());
+    assert!(answers == answer);
+    // Either ends.
+    guest.tcp(handle).close();
+    let reader = std::thread::spawn(move || assert_eq!(resolver.read(&mut [0; 8]).unwrap(), 0));
+    guest.until("the end", |guest| guest.phy.net.flow_counts().0 == 0);
+    reader.join().unwrap();
+}
+
+#[test]
+fn connections_to_the_resolver_are_bounded() {
+    let (mut guest, _directory) = asking(&[Ipv4Addr::LOCALHOST]);
+    guest.phy.net.link.outside = Box::new(Nowhere);
+    for port in 1..=100 {
+        let mut segment = syn(port);
+        segment[3] = 53;
+        guest.send_v4(RESOLVER, TCP, &segment);
+    }
+    assert_eq!(guest.phy.net.flow_counts().0, limits::DNS_STREAMS);
+}
+
 #[test]
 fn no_resolver_is_told_to_the_guest() {
     let directory = tempfile::tempdir().unwrap();
@@ -836,6 +951,13 @@ fn guest_that_is_gone_leaves_nothing() {
     guest.connected((GATEWAY, port));
     let (mut stream, _) = listener.accept().unwrap();
     guest.send_udp((GATEWAY, 9), 5000, b"x", 1500);
+    // Of a datagram that never comes whole.
+    let style = packet::DatagramStyle { partial: false, mtu: 1500, id: 78 };
+    let route = packet::Route { mac: options::GATEWAY_MAC, from: GUEST.into(), to: GATEWAY.into() };
+    let mut fragment = packet::udp_frames(&route, 5000, 9, &noise(9000), style).swap_remove(0).bytes;
+    fragment[6..12].copy_from_slice(&GUEST_MAC);
+    guest.phy.send(fragment);
+    assert!(guest.phy.net.deadline().is_some());
     guest.phy.net.reset();
     assert_eq!(guest.phy.net.flow_counts(), (0, 0));
     assert_eq!(guest.phy.net.deadline(), None);

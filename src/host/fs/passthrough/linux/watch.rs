@@ -16,11 +16,14 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub struct Watcher(OwnedFd);
 
 impl Watcher {
-    /// A watcher of nothing.
+    /// What a user whose directories are not watched can change, behind the error.
+    pub const LIMITS: &str = "; the limits are fs.inotify.max_user_watches and max_user_instances";
+
+    /// A watcher of nothing; wherever the root of the share is.
     ///
     /// # Errors
     /// The host's: `EMFILE` where this user has too many instances (`fs.inotify.max_user_instances`).
-    pub fn new() -> Result<Self, Errno> {
+    pub fn new(_root: BorrowedFd<'_>) -> Result<Self, Errno> {
         call(|| inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)).map(Self)
     }
 
