@@ -1,20 +1,22 @@
 //! `minivmm docker` on the software CPU, driven by the real docker CLI with its buildx and compose plug-ins, and a real registry: Debian's, for
 //! this host, whatever its own release has. Images are made of the guest's busybox, so nothing is downloaded but those programs.
 //!
-//! A machine starts in seconds, so most cases share one, in the order of [`CASES`]; a case is a function that cleans up. What needs a machine
-//! of its own, or ends one, comes last. `MINIVMM_DOCKER_CASES=cp,build` runs only those (and those of [`UNPROVEN`] only so); `MINIVMM_DOCKER_CYCLES=10` stops and kills that often.
+//! A machine starts in seconds, so most cases share one, in the order of [`CASES`]; a case is a function that cleans up. What ends machines
+//! comes last. `MINIVMM_DOCKER_CASES=cp,build` runs only those; `MINIVMM_DOCKER_CYCLES=3` stops and kills the engine three times only.
+#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use support::terminal::Terminal;
 use tempfile::TempDir;
 
 mod support;
@@ -22,19 +24,15 @@ mod support;
 /// A command that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Names that the image's busybox answers to.
-const APPLETS: [&str; 31] = [
+const APPLETS: [&str; 32] = [
     "cat", "chmod", "chown", "chroot", "cut", "dd", "echo", "env", "false", "grep", "head", "httpd", "id", "ls",
-    "md5sum", "mkdir", "nc", "nslookup", "ps", "rm", "seq", "sh", "sleep", "stat", "sync", "tail", "touch", "true",
-    "tty", "wc", "wget",
+    "md5sum", "mkdir", "nc", "nslookup", "ps", "rm", "seq", "sh", "sleep", "stat", "sync", "tail", "touch", "tr",
+    "true", "tty", "wc", "wget",
 ];
 const IMAGE: &str = "box";
-/// Cases that never ran from end to end on a quiet machine: only by name.
-const UNPROVEN: [&str; 11] =
-    ["ports", "taken", "udp", "host", "registry", "limits", "space", "shell", "cycles", "kill", "states"];
-
 type Case = fn(&Engine);
 /// In one machine, in this order.
-const CASES: [(&str, Case); 23] = [
+const CASES: [(&str, Case); 27] = [
     ("client", version_and_info_of_the_engine),
     ("context", context_leads_to_the_engine),
     ("save", image_is_saved_and_loaded),
@@ -58,7 +56,14 @@ const CASES: [(&str, Case); 23] = [
     ("limits", limits_and_init_and_health),
     ("space", space_that_is_free_again_is_the_hosts),
     ("shell", shell_runs_in_the_machine),
+    ("terminal", shell_and_reset_talk_to_a_person),
+    ("cycles", everything_survives_a_stop),
+    ("kill", what_was_acknowledged_survives_a_kill),
+    ("states", other_states_are_clear),
 ];
+/// How often the engine is stopped, and killed, where nobody says.
+const STOPS: u32 = 10;
+const KILLS: u32 = 5;
 
 /// An engine of this test's own: its state, its home, its docker CLI.
 struct Engine {
@@ -134,20 +139,16 @@ impl Engine {
         self.out(&[&["run", "--rm"], options, &[IMAGE, "sh", "-c", script]].concat())
     }
 
-    fn start(&self) {
+    /// `minivmm docker start`.
+    fn start_command(&self) -> Command {
         let registry = format!("host.docker.internal:{}", self.registry);
-        let start = [
-            "start",
-            "--hypervisor",
-            "soft",
-            "--cpus",
-            "2",
-            "--insecure-registry",
-            registry.as_str(),
-            "--timeout",
-            "600",
-        ];
-        ok(&mut self.minivmm(&start));
+        let mut command = self.minivmm(&["start", "--hypervisor", "soft", "--cpus", "2", "--timeout", "600"]);
+        command.args(["--insecure-registry", &registry]);
+        command
+    }
+
+    fn start(&self) {
+        ok(&mut self.start_command());
     }
 
     fn stop(&self) {
@@ -159,6 +160,13 @@ impl Engine {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// A machine that is of no use any more need not stop in order.
+    fn end(&self) {
+        if ["starting", "running", "stopping"].contains(&self.status()["state"].as_str().unwrap()) {
+            self.kill();
+        }
+    }
+
     fn kill(&self) {
         let pid = i32::try_from(self.status()["pid"].as_i64().unwrap()).unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -168,8 +176,9 @@ impl Engine {
 
     /// Makes the image.
     fn import(&self) {
-        let image = self.path("image");
-        fs::create_dir_all(image.join("bin")).unwrap();
+        let image = tempfile::tempdir_in(self.root.path()).unwrap();
+        let image = image.path();
+        fs::create_dir(image.join("bin")).unwrap();
         let busybox = finish(&mut self.minivmm(&["shell", "cat", "/usr/bin/busybox"]));
         assert!(busybox.status.success() && busybox.stdout.starts_with(b"\x7fELF"));
         fs::write(image.join("bin/busybox"), busybox.stdout).unwrap();
@@ -197,11 +206,7 @@ impl Drop for Engine {
             let logs = finish(&mut self.minivmm(&["logs"]));
             eprintln!("--- the guest's last words ---\n{}", String::from_utf8_lossy(&logs.stdout));
         }
-        // For a machine that is of no use any more, it need not be orderly.
-        let status = self.status();
-        if ["starting", "running", "stopping"].contains(&status["state"].as_str().unwrap()) {
-            self.kill();
-        }
+        self.end();
     }
 }
 
@@ -284,11 +289,7 @@ fn engine_runs_containers_and_loses_nothing() {
     let _alone = support::session::alone();
     let Some(engine) = Engine::new() else { return };
     let only = std::env::var("MINIVMM_DOCKER_CASES").ok();
-    let is_named = |name: &str| only.as_ref().is_some_and(|only| only.split(',').any(|wanted| wanted == name));
-    let is_wanted = |name: &str| is_named(name) || (only.is_none() && !UNPROVEN.contains(&name));
-    if only.is_none() {
-        eprintln!("skipped: {UNPROVEN:?}, which MINIVMM_DOCKER_CASES runs by name");
-    }
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name));
     engine.start();
     engine.import();
     let mut failed = Vec::new();
@@ -300,15 +301,6 @@ fn engine_runs_containers_and_loses_nothing() {
         if !is_well {
             failed.push(*name);
         }
-    }
-    if is_wanted("cycles") {
-        everything_survives_a_stop(&engine);
-    }
-    if is_wanted("kill") {
-        what_was_acknowledged_survives_a_kill(&engine);
-    }
-    if is_wanted("states") {
-        other_states_are_clear(&engine);
     }
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
@@ -463,6 +455,18 @@ fn shared_folder_is_the_same_both_ways(engine: &Engine) {
     let metadata = fs::metadata(folder.join("theirs")).unwrap();
     let uid = rustix::process::getuid().as_raw();
     assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o640, uid));
+    // Whose a file is: to the host where the machine's user may say so, else to the machine.
+    let owner = |path: &str| engine.run(&["-v", &bind], &format!("stat -c %u:%g {path}"));
+    engine.run(&["-v", &bind], "chown 1234:5678 /shared/theirs");
+    assert_eq!(owner("/shared/theirs"), "1234:5678\n");
+    if uid == 0 {
+        let metadata = fs::metadata(folder.join("theirs")).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (1234, 5678));
+        std::os::unix::fs::chown(folder.join("ours"), Some(4321), Some(8765)).unwrap();
+        assert_eq!(owner("/shared/ours"), "4321:8765\n");
+    } else {
+        assert_eq!(fs::metadata(folder.join("theirs")).unwrap().uid(), uid);
+    }
     // What is not there is made, on the host, as dockerd does everywhere.
     engine.run(&["-v", &format!("{}/new:/new", folder.display())], "touch /new/file");
     assert!(folder.join("new/file").exists());
@@ -578,10 +582,13 @@ fn image_is_pushed_and_pulled(engine: &Engine) {
     engine.out(&["tag", IMAGE, &name]);
     engine.out(&["push", "-q", &name]);
     let id = engine.out(&["image", "inspect", "-f", "{{.Id}}", IMAGE]);
-    engine.out(&["rmi", &name]);
+    // Nothing of it stays, so all of it comes from there.
+    engine.out(&["rmi", &name, IMAGE]);
     engine.out(&["pull", "-q", &name]);
     assert_eq!(engine.out(&["image", "inspect", "-f", "{{.Id}}", &name]), id);
+    engine.out(&["tag", &name, IMAGE]);
     engine.out(&["rmi", &name]);
+    assert_eq!(engine.run(&[], "echo pulled"), "pulled\n");
 }
 
 fn limits_and_init_and_health(engine: &Engine) {
@@ -617,7 +624,7 @@ fn limits_and_init_and_health(engine: &Engine) {
 
 fn space_that_is_free_again_is_the_hosts(engine: &Engine) {
     const MIB: u64 = 1 << 20;
-    let disk = engine.path("state/minivmm/docker/data.img");
+    let disk = engine.path(DATA_DISK);
     let used = || fs::metadata(&disk).unwrap().blocks() * 512;
     let before = used();
     engine.run(&["-v", "large:/v"], "dd if=/dev/urandom of=/v/file bs=1M count=64 2>/dev/null; sync");
@@ -643,47 +650,129 @@ fn shell_runs_in_the_machine(engine: &Engine) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     assert!(now.abs_diff(seconds) < 60, "{now} {seconds}");
     assert!(ok(&mut engine.minivmm(&["logs"])).contains("minivmm: docker "));
+    // Without a place to wait in, whoever watches the power key would keep a processor busy.
+    ok(&mut engine.minivmm(&["shell", "test", "-p", "/run/power-key.tick"]));
 }
 
-fn cycles(default: u32) -> u32 {
-    std::env::var("MINIVMM_DOCKER_CYCLES").ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+fn shell_and_reset_talk_to_a_person(engine: &Engine) {
+    let environment = |command: &mut Command| _ = engine.environment(command).env("TERM", "vt220");
+    let mut terminal = Terminal::start((132, 40), &["docker", "shell"], environment);
+    terminal.expect("# ");
+    assert!(terminal.is_raw());
+    terminal.type_in("stty size; echo $TERM; tty\r");
+    terminal.expect("40 132");
+    terminal.expect("vt220");
+    terminal.expect("/dev/pts/");
+    // ^C is the machine's.
+    terminal.type_in("echo sleep''ing; sleep 1000\r");
+    terminal.expect("sleeping");
+    terminal.type_in("\x03echo inter''rupted\r");
+    terminal.expect("interrupted");
+    terminal.type_in("exit\r");
+    assert_eq!(terminal.wait(), Some(0));
+    assert!(!terminal.is_raw(), "the terminal is restored");
+
+    // Where the engine runs, that is said before anything is asked.
+    let mut terminal = Terminal::start((80, 24), &["docker", "reset"], environment);
+    terminal.expect("the engine runs; `minivmm docker stop` stops it");
+    assert_eq!(terminal.wait(), Some(1));
+}
+
+fn cycles(usual: u32) -> u32 {
+    std::env::var("MINIVMM_DOCKER_CYCLES").map_or(usual, |count| count.parse().unwrap())
+}
+
+/// What two commands that run at the same time put out.
+fn both(commands: [Command; 2]) -> [Output; 2] {
+    commands.map(|mut command| std::thread::spawn(move || finish(&mut command))).map(|command| command.join().unwrap())
 }
 
 fn everything_survives_a_stop(engine: &Engine) {
     engine.out(&["volume", "create", "kept"]);
-    engine.out(&[
-        "run",
-        "-d",
-        "--name",
-        "always",
-        "--restart",
-        "always",
-        "-v",
-        "kept:/v",
-        IMAGE,
-        "sh",
-        "-c",
-        "echo up >>/v/log; sleep 1000",
-    ]);
-    for cycle in 1..=cycles(1) {
+    let script = "echo up >>/v/log; exec sleep 1000";
+    let always = ["run", "-d", "--init", "--name", "always", "--restart", "always", "-v", "kept:/v"];
+    engine.out(&[&always[..], &[IMAGE, "sh", "-c", script]].concat());
+    for cycle in 1..=cycles(STOPS) {
         engine.stop();
         assert_eq!(engine.status()["state"], "stopped");
         assert!(!engine.socket().exists());
-        engine.start();
+        match cycle {
+            1 => start_twice_at_once(engine),
+            2 => start_with_an_old_bundle(engine),
+            3 => start_with_other_options(engine),
+            _ => engine.start(),
+        }
         let expected = "up\n".repeat(usize::try_from(cycle).unwrap() + 1);
-        wait_until("the container is started again", || engine.run(&["-v", "kept:/v"], "cat /v/log") == expected);
+        let log = || engine.out(&["exec", "always", "cat", "/v/log"]);
+        wait_until("the container is started again", || log() == expected);
     }
     engine.out(&["rm", "-f", "always"]);
+    engine.out(&["volume", "rm", "kept"]);
+}
+
+fn start_twice_at_once(engine: &Engine) {
+    let outputs = both([engine.start_command(), engine.start_command()]);
+    assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
+    let joined = outputs.iter().filter(|output| errors(output).contains("the engine runs already")).count();
+    assert_eq!(joined, 1, "{outputs:?}");
+}
+
+/// A machine of another size, with another folder, and a disk that grows.
+fn start_with_other_options(engine: &Engine) {
+    let share = engine.path("share");
+    fs::create_dir(&share).unwrap();
+    fs::write(share.join("file"), "shared").unwrap();
+    let mut start = engine.start_command();
+    start.args(["--memory", "1536M", "--disk-size", "64G", "--no-home", "--share", share.to_str().unwrap()]);
+    ok(&mut start);
+    let memory: u64 = engine.out(&["info", "--format", "{{.MemTotal}}"]).trim().parse().unwrap();
+    assert!((1300 << 20..1536 << 20).contains(&memory), "{memory}");
+    let table = ok(&mut engine.minivmm(&["shell", "df", "-k", "/data"]));
+    let kib: u64 = table.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib > 61 << 20, "{table}");
+    let bind = |folder: &Path| format!("{}:/shared", folder.display());
+    assert_eq!(engine.run(&["-v", &bind(&share)], "cat /shared/file"), "shared");
+    let (_, errors) = fails(&mut engine.docker(&["run", "--rm", "-v", &bind(&engine.home()), IMAGE, "true"]));
+    assert!(errors.contains("is not shared with the machine"), "{errors}");
+}
+
+/// A bundle that another version made, where none can be made, still does; one that lacks a file does not.
+fn start_with_an_old_bundle(engine: &Engine) {
+    let bundle = ok(Command::new(env!("CARGO_BIN_EXE_minivmm")).args(["bundle", "path", "docker"]));
+    let bundle = Path::new(bundle.trim());
+    let old = engine.path("cache/minivmm/bundles/docker");
+    fs::create_dir_all(&old).unwrap();
+    for name in ["kernel", "initramfs", "root.squashfs"] {
+        symlink(bundle.join(name), old.join(name)).unwrap();
+    }
+    let manifest = fs::read_to_string(bundle.join("bundle.toml")).unwrap();
+    let recipe = manifest.lines().find(|line| line.starts_with("recipe = ")).unwrap();
+    fs::write(old.join("bundle.toml"), manifest.replace(recipe, "recipe = \"older\"")).unwrap();
+    let start = || {
+        let mut command = engine.start_command();
+        command.env("XDG_CACHE_HOME", engine.path("cache")).args(["--mirror", "http://127.0.0.1:1"]);
+        finish(&mut command)
+    };
+    fs::rename(old.join("initramfs"), old.join("gone")).unwrap();
+    let output = start();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("bundle docker is corrupted: initramfs is missing or has changed"), "{output:?}");
+    fs::rename(old.join("gone"), old.join("initramfs")).unwrap();
+    let output = start();
+    assert!(output.status.success(), "{output:?}");
+    assert!(errors(&output).contains("made by another version of minivmm and cannot be made anew"), "{output:?}");
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn what_was_acknowledged_survives_a_kill(engine: &Engine) {
     engine.out(&["volume", "create", "numbers"]);
-    for _ in 0..cycles(1) {
-        let script = "i=0; while :; do echo $i >>/v/log; sync; echo $i; i=$((i + 1)); done";
-        engine.run(&["-v", "numbers:/v"], "rm -f /v/log");
-        let mut writer =
-            engine.docker(&["run", "--rm", "--name", "writer", "-v", "numbers:/v", IMAGE, "sh", "-c", script]);
-        let mut writer = writer.stdout(Stdio::piped()).spawn().unwrap();
+    for kill in 1..=cycles(KILLS) {
+        let script = "rm -f /v/log; i=0; while :; do echo $i >>/v/log; sync; echo $i; i=$((i + 1)); done";
+        let mut writer = engine.docker(&["run", "--rm", "-v", "numbers:/v", IMAGE, "sh", "-c", script]);
+        let mut writer = writer.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
         let mut last = lines.by_ref().take(5).last().unwrap().unwrap();
         engine.kill();
@@ -693,20 +782,34 @@ fn what_was_acknowledged_survives_a_kill(engine: &Engine) {
         }
         // Its status is that of a connection that broke.
         let _ = end(&mut writer, "docker run");
+        // What the process leaves behind: a socket that nobody listens on, and a word that is not true any more.
+        assert!(engine.socket().exists());
+        let status = engine.status();
+        assert_eq!(status["problem"], "the process was killed or crashed; what containers had written is safe");
+        if kill == 1 {
+            overwrite(&engine.path(DATA_DISK), SUPERBLOCK_CHECKSUM, &[0xa5; 4]);
+        }
         engine.start();
+        if kill == 1 {
+            assert!(ok(&mut engine.minivmm(&["logs"])).contains("minivmm: repairing "));
+        }
         let log = engine.run(&["-v", "numbers:/v"], "cat /v/log");
-        assert!(
-            log.lines().any(|line| line == last),
-            "{last} was acknowledged, the log ends with {:?}",
-            log.lines().last()
-        );
+        let is_kept = log.lines().any(|line| line == last);
+        assert!(is_kept, "{last} was acknowledged, the log ends with {:?}", log.lines().last());
     }
+    engine.out(&["volume", "rm", "numbers"]);
+}
+
+const DATA_DISK: &str = "state/minivmm/docker/data.img";
+/// Where on the disk: Linux, Documentation/filesystems/ext4/super.rst.
+const SUPERBLOCK_CHECKSUM: u64 = 1024 + 0x3fc;
+const GROUP_DESCRIPTORS: u64 = 4096;
+
+fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
+    fs::File::options().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
 }
 
 fn other_states_are_clear(engine: &Engine) {
-    // A second start finds the first.
-    let output = finish(&mut engine.minivmm(&["start"]));
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("the engine runs already"));
     let (status, errors) = fails(&mut engine.minivmm(&["reset", "--yes"]));
     assert!(status == 1 && errors.contains("the engine runs; `minivmm docker stop` stops it"), "{errors}");
     engine.stop();
@@ -714,25 +817,101 @@ fn other_states_are_clear(engine: &Engine) {
     let (status, errors) = fails(&mut engine.minivmm(&["shell", "true"]));
     assert!(status == 1 && errors.contains("the engine does not run"), "{errors}");
 
-    // A disk with something else on it stays as it is.
-    let disk = engine.path("state/minivmm/docker/data.img");
-    let kept = engine.path("kept.img");
+    full_host_is_waited_for(engine);
+
+    let (disk, kept) = (engine.path(DATA_DISK), engine.path("kept.img"));
     fs::rename(&disk, &kept).unwrap();
+    let refused = |reason: &str| {
+        let (status, errors) = fails(&mut engine.start_command());
+        assert!(status == 1 && errors.contains(reason), "{errors}");
+        assert_eq!(engine.status()["state"], "failed");
+    };
+    // A disk with something else on it stays as it is.
     fs::write(&disk, "precious".repeat(1 << 20)).unwrap();
     let content = fs::read(&disk).unwrap();
-    let (status, errors) =
-        fails(&mut engine.minivmm(&["start", "--hypervisor", "soft", "--cpus", "2", "--timeout", "600"]));
-    assert!(
-        status == 1 && errors.contains("the data disk holds something else than minivmm's file system"),
-        "{errors}"
-    );
+    refused("the data disk holds something else than minivmm's file system; nothing on it was changed");
     assert!(fs::read(&disk).unwrap() == content);
-    assert_eq!(engine.status()["state"], "failed");
+    // One that wants a person is not begun anew.
+    ok(Command::new("cp").arg("--sparse=always").args([&kept, &disk]));
+    overwrite(&disk, GROUP_DESCRIPTORS, &[0xa5; 4096]);
+    refused("the data disk is damaged beyond what e2fsck repairs by itself; it was not formatted");
 
     let (status, errors) = fails(&mut engine.minivmm(&["reset"]));
     assert!(status == 1 && errors.contains("give --yes"), "{errors}");
+    let mut terminal = Terminal::start((200, 24), &["docker", "reset"], |command| _ = engine.environment(command));
+    terminal.expect("This deletes all images, containers and volumes");
+    terminal.type_in("no\r");
+    terminal.expect("nothing was deleted: the answer was not `yes`");
+    assert_eq!(terminal.wait(), Some(1));
+    assert!(disk.exists());
     ok(&mut engine.minivmm(&["reset", "--yes"]));
     assert!(!disk.exists() && kept.exists());
+}
+
+/// A small file system over the engine's state, which comes back in the end.
+struct SmallHost<'e>(&'e Engine);
+
+impl<'e> SmallHost<'e> {
+    /// `None` where this user may not mount, which is said.
+    fn of(engine: &'e Engine) -> Option<Self> {
+        let mounted =
+            finish(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1G", "tmpfs"]).arg(engine.path("state")));
+        if mounted.status.success() {
+            return Some(Self(engine));
+        }
+        eprintln!("skipped: a host that is full: {}", errors(&mounted).trim());
+        None
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.path("state/filler")
+    }
+
+    /// Leaves so much room.
+    fn fill(&self, left_bytes: u64) {
+        let file = fs::File::create(self.filler()).unwrap();
+        let space = rustix::fs::fstatvfs(&file).unwrap();
+        let len = space.f_bavail * space.f_frsize - left_bytes;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallHost<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+        ok(Command::new("umount").arg(self.0.path("state")));
+    }
+}
+
+fn full_host_is_waited_for(engine: &Engine) {
+    const MIB: u64 = 1 << 20;
+    let Some(host) = SmallHost::of(engine) else { return };
+    host.fill(100 * MIB);
+    let (status, errors) = fails(&mut engine.start_command());
+    assert!(status == 1 && errors.contains("there is no room for the data disk: 99 MiB left"), "{errors}");
+    host.make_room();
+    engine.start();
+    engine.import();
+
+    host.fill(20 * MIB);
+    let script = "dd if=/dev/zero bs=1M count=64 | tr '\\0' x >/v/file; sync; md5sum </v/file";
+    let mut writer = engine.docker(&["run", "--rm", "-v", "large:/v", IMAGE, "sh", "-c", script]);
+    let writer = std::thread::spawn(move || ok(&mut writer));
+    let own_log = engine.path("state/minivmm/docker/minivmm.log");
+    let waits = || fs::read_to_string(&own_log).unwrap().contains("no room for what the guest writes");
+    wait_until("a write waits", waits);
+    let warning = || engine.status()["warning"].to_string();
+    wait_until("the state says why", || warning().contains("the host's disk is nearly full"));
+    assert!(!writer.is_finished());
+    host.make_room();
+    // Of 64 MiB of `x`.
+    assert_eq!(writer.join().unwrap(), "de506679685541efcb501eac224adc64  -\n");
+    wait_until("the state is well again", || warning() == "null");
+    engine.stop();
 }
 
 /// Without a machine.

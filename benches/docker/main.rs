@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::docker::requests::base64;
 use minivmm_firmware::bundle::BundleStore;
-use minivmm_firmware::guest::docker::{DATA_SERIAL, REPORT, ROOT_SERIAL};
+use minivmm_firmware::guest::docker::{COMMAND_LINE, DATA_SERIAL, REPORT, ROOT_SERIAL};
 
 const MINIVMM: &str = env!("CARGO_BIN_EXE_minivmm");
 const MEMORY_MIB: u64 = 1536;
@@ -69,12 +69,12 @@ fn main() -> Result<()> {
         row(name, &ours, &theirs, move |run: &Run| run.at(report) - run.at(before));
     }
     println!(
-        "| guest memory in use, MiB | {} | {} | |",
+        "| guest memory in use, MiB | {:.0} | {:.0} | |",
         middle(&ours, |run| run.guest_mib),
         middle(&theirs, |run| run.guest_mib)
     );
     println!(
-        "| host memory of the process, MiB | {} | {} | |\n",
+        "| host memory of the process, MiB | {:.0} | {:.0} | |\n",
         middle(&ours, |run| run.host_mib),
         middle(&theirs, |run| run.host_mib)
     );
@@ -149,7 +149,7 @@ impl Guest<'_> {
     }
 
     fn words(&self) -> String {
-        format!("loglevel=4 minivmm.after={}", base64(COMMANDS))
+        format!("{COMMAND_LINE} minivmm.after={}", base64(COMMANDS))
     }
 
     fn minivmm(&self, data: &Path, console: &Path) -> Command {

@@ -18,6 +18,8 @@ pub mod simulator;
 pub mod small_guest;
 pub mod stock_kernel;
 pub mod system;
+#[cfg(target_os = "linux")]
+pub mod terminal;
 
 /// The command under test with `arguments`, without a terminal, its bundle cache at a place that does not exist.
 pub fn minivmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
