@@ -124,8 +124,9 @@ const CASES: [Case; 13] = [
         name: "rename",
         act: |d| fs::rename(d.join("file"), d.join("absent")).unwrap(),
         looks: &[
-            look("cat file 2>/dev/null || echo none", "old", "none\n"),
+            // The new name first: who asks for the old one finds out that it is gone, and to him the new one is made, not moved.
             look("cat absent 2>/dev/null || echo none", "none\n", "old"),
+            look("cat file 2>/dev/null || echo none", "old", "none\n"),
             look("ls -1", "absence\nfile\nsub\n", "absence\nabsent\nsub\n"),
         ],
         events: &["moved_from file", "moved_to absent"],

@@ -165,6 +165,21 @@ fn of_move(
     }
 }
 
+/// Appends to `orders` what is to be done where `order` failed in the guest, which knew something else than we thought: it had found out by itself
+/// that the old name is gone, say.
+pub fn instead(watch: &ShareWatch, order: &Order, orders: &mut Vec<Order>) {
+    let Some(name) = &order.name else { return };
+    match (order.kind, &order.other) {
+        (Kind::Moved, Some((directory, new_name))) => {
+            orders.push(Order::name(Kind::LookUp, order.node, name, 0));
+            let change = Change { appeared: true, vanished: true, moved: Some(0), ..Change::default() };
+            of_name(watch, *directory, new_name, change, orders);
+        }
+        (Kind::Created | Kind::Deleted, _) => orders.push(Order::name(Kind::LookUp, order.node, name, 0)),
+        _ => {}
+    }
+}
+
 /// The listing of `directory` has changed: once at the end is enough.
 fn look(directory: NodeId, orders: &mut Vec<Order>) {
     let order = Order::node(Kind::Look, directory);

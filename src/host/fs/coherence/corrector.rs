@@ -22,7 +22,7 @@ use minivmm_firmware::agent::protocol::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::agent::{Agent, AgentDoor, Said, WINDOW, mount};
-use super::corrections::{Order, decide, is_unsettled};
+use super::corrections::{Order, decide, instead, is_unsettled};
 use super::events::Batch;
 use super::{AgentProcess, NOBODY, ShareWatch, count};
 use crate::host::console::Wakeup;
@@ -239,6 +239,9 @@ impl Work {
         count(&share.watch.counters.corrections);
         if error != 0 {
             count(&share.watch.counters.failed_corrections);
+            let mut orders = Vec::new();
+            instead(&share.watch, &sent.order, &mut orders);
+            share.orders.extend(orders);
         }
         tracing::trace!("shared folder {}: {:?}: error {error}", share.watch.tag, sent.order);
         match sent.order.kind {

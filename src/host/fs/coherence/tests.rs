@@ -49,6 +49,11 @@ impl Guest {
 
     /// The next command: what, of which node, and the names. It is answered.
     fn told(&mut self) -> Told {
+        self.told_and_answers(0)
+    }
+
+    /// As [`Self::told`]; what was tried in the guest ended with `error`.
+    fn told_and_answers(&mut self, error: u32) -> Told {
         let mut bytes = [0; COMMAND_BYTES];
         self.agent.read_exact(&mut bytes).unwrap();
         let command = Command::from_bytes(&bytes).unwrap();
@@ -58,7 +63,7 @@ impl Guest {
             String::from_utf8(name).unwrap()
         };
         let (name, other) = (name(command.name_len), name(command.other_name_len));
-        self.agent.write_all(&[command.sequence.to_le_bytes(), 0_u32.to_le_bytes()].concat()).unwrap();
+        self.agent.write_all(&[command.sequence.to_le_bytes(), error.to_le_bytes()].concat()).unwrap();
         let names = if other.is_empty() { name } else { format!("{name} {other}") };
         (command.kind, command.node, names)
     }
@@ -110,6 +115,23 @@ fn rename_of_a_known_file_is_one_move() {
     guest.look_up(c"old");
     fs::rename(guest.path("old"), guest.path("new")).unwrap();
     assert_eq!(guest.told(), (Kind::Moved, 1, "old new".to_owned()));
+}
+
+#[test]
+fn rename_that_the_guest_half_knows_is_told_by_its_names() {
+    const ENOENT: u32 = 2;
+    let mut guest = Guest::new();
+    fs::write(guest.path("old"), "").unwrap();
+    guest.told();
+    guest.told();
+    guest.look_up(c"old");
+    fs::rename(guest.path("old"), guest.path("new")).unwrap();
+    assert_eq!(guest.told_and_answers(ENOENT), (Kind::Moved, 1, "old new".to_owned()));
+    assert_eq!(guest.told().0, Kind::Look);
+    assert_eq!(guest.told(), (Kind::LookUp, 1, "old".to_owned()));
+    assert_eq!(guest.told_and_answers(ENOENT), (Kind::Created, 1, "new".to_owned()));
+    assert_eq!(guest.told().0, Kind::Look);
+    assert_eq!(guest.told(), (Kind::LookUp, 1, "new".to_owned()));
 }
 
 #[test]
