@@ -1,10 +1,12 @@
 //! Runs the `minivmm` command, and makes guests of a few instructions for it.
 #![expect(dead_code, reason = "every test file uses a part of this")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 pub mod debian;
 pub mod gic;
@@ -97,6 +99,13 @@ pub const SYSTEM_RESET: u32 = 0x8400_0009;
 /// A disk image with the program that `tests/guests/NAME/NAME.c` makes, static, for arm64 Linux. `None` where there is no compiler for
 /// it, which is said.
 pub fn guest_program(name: &str) -> Option<PathBuf> {
+    // Once: a guest of another test may be reading it.
+    static MADE: Mutex<BTreeMap<String, Option<PathBuf>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(name.to_owned()).or_insert_with(|| make_guest_program(name)).clone()
+}
+
+fn make_guest_program(name: &str) -> Option<PathBuf> {
     let source = format!("{}/tests/guests/{name}/{name}.c", env!("CARGO_MANIFEST_DIR"));
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut compiler = Command::new("aarch64-linux-gnu-gcc");
