@@ -106,8 +106,9 @@ pub struct Directories {
 impl Directories {
     /// Watches the directory `file`, which is `path` now. The same one has the same number again.
     pub fn add(&mut self, path: &[u8], file: FileId) -> WatchId {
-        let known = self.paths.get(&file).and_then(|path| self.by_path.get(path)).map(|watched| watched.watch);
-        let watch = known.unwrap_or_else(|| {
+        let known = self.paths.get(&file).and_then(|path| self.by_path.get(path)).copied();
+        let lost = self.lost.iter().position(|lost| lost.file == file).map(|at| self.lost.swap_remove(at));
+        let watch = known.or(lost).map(|watched| watched.watch).unwrap_or_else(|| {
             self.next = self.next.wrapping_add(1);
             WatchId(self.next)
         });
@@ -405,6 +406,15 @@ mod tests {
         // The report of the rename has not come yet.
         assert_eq!(directories.add(b"/s/ab", file(9)), WatchId(5));
         let all = heard(&mut directories, &[report(7, "/s/cd/file", flag::MODIFIED)], &[(4, "/s/cd")]);
+        assert_eq!(all, [Heard::Changed(4, name("file"), Change { content: true, ..Change::default() })]);
+    }
+
+    #[test]
+    fn directory_that_is_lost_and_watched_again_keeps_its_number() {
+        let mut directories = tree();
+        directories.add(b"/s/ab", file(9));
+        assert_eq!(directories.add(b"/s/cd", file(4)), WatchId(4));
+        let all = heard(&mut directories, &[report(7, "/s/cd/file", flag::MODIFIED)], &[]);
         assert_eq!(all, [Heard::Changed(4, name("file"), Change { content: true, ..Change::default() })]);
     }
 
