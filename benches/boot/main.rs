@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use measuring::{Result, median, shell_bundle, version};
+use measuring::{Result, median, number, shell_bundle, version};
 use minivmm_firmware::bundle::cpio::Archive;
 
 const MINIVMM: &str = env!("CARGO_BIN_EXE_minivmm");
@@ -32,7 +32,7 @@ const INIT: &str = include_str!("init");
 const FLOAT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/boot/float.c");
 
 fn main() -> Result<()> {
-    let runs = std::env::var("MINIVMM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5);
+    let runs = number("MINIVMM_BENCH_RUNS", 5);
     let chosen = std::env::var("MINIVMM_BENCH_CASES").ok();
     let is_chosen =
         |word: &str| chosen.as_ref().is_none_or(|chosen| chosen.split(',').any(|one| one == word.replace(' ', "-")));

@@ -5,15 +5,19 @@
 //! busybox, the first and the second `docker run --rm`, which stage of the start takes how long, and what an idle machine takes of memory.
 //! Needs `qemu-system-aarch64`; `MINIVMM_BENCH_RUNS` sets the number of runs (3), `MINIVMM_BENCH_QEMU` the QEMU, `MINIVMM_BENCH_CPUS` the vCPUs (2).
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use measuring::{Result, median, number};
 use minivmm::docker::requests::base64;
 use minivmm_firmware::bundle::BundleStore;
 use minivmm_firmware::guest::docker::{COMMAND_LINE, DATA_SERIAL, REPORT, ROOT_SERIAL};
+
+#[path = "../measuring/mod.rs"]
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 
 const MINIVMM: &str = env!("CARGO_BIN_EXE_minivmm");
 const MEMORY_MIB: u64 = 1536;
@@ -36,10 +40,7 @@ const STAGES: [(&str, &str); 8] = [
     ("used", "idle"),
 ];
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 fn main() -> Result<()> {
-    let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (runs, cpus) = (number("MINIVMM_BENCH_RUNS", 3), number("MINIVMM_BENCH_CPUS", 2));
     let qemu = std::env::var("MINIVMM_BENCH_QEMU").unwrap_or_else(|_| "qemu-system-aarch64".into());
     let bundle = BundleStore::of_user()?
@@ -100,9 +101,7 @@ fn row(name: &str, ours: &[Run], theirs: &[Run], value: impl Fn(&Run) -> f64) {
 
 /// The median.
 fn middle(runs: &[Run], value: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<f64> = runs.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    median(&mut runs.iter().map(value).collect::<Vec<f64>>())
 }
 
 /// What one run was like.
@@ -125,7 +124,7 @@ struct Guest<'d> {
     initramfs: PathBuf,
     root: PathBuf,
     directory: &'d Path,
-    cpus: u32,
+    cpus: usize,
 }
 
 impl Guest<'_> {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use measuring::{Result, median, shell_bundle, version};
+use measuring::{Result, median, number, shell_bundle, version};
 use minivmm_firmware::bundle::cpio::Archive;
 
 #[path = "../measuring/mod.rs"]
@@ -92,9 +92,8 @@ job 6_delete FILES delete
 type Times = BTreeMap<String, f64>;
 
 fn main() -> Result<()> {
-    let number = |name: &str, default| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default);
-    let runs: usize = number("MINIVMM_BENCH_RUNS", 5);
-    let files: usize = number("MINIVMM_BENCH_FILES", 30_000);
+    let runs = number("MINIVMM_BENCH_RUNS", 5);
+    let files = number("MINIVMM_BENCH_FILES", 30_000);
     let program = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let qemu = program("MINIVMM_BENCH_QEMU", "qemu-system-aarch64");
     let virtiofsd = program("MINIVMM_BENCH_VIRTIOFSD", "/usr/libexec/virtiofsd");

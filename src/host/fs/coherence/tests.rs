@@ -76,6 +76,14 @@ impl Guest {
         node
     }
 
+    /// A file that the host has made and the guest has looked up.
+    fn known_file(&mut self, name: &CStr) -> NodeId {
+        fs::write(self.path(name.to_str().unwrap()), "").unwrap();
+        self.told();
+        self.told();
+        self.look_up(name)
+    }
+
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.directory.path().join(name)
     }
@@ -109,10 +117,7 @@ fn change_of_a_known_file_is_told() {
 #[test]
 fn rename_of_a_known_file_is_one_move() {
     let mut guest = Guest::new();
-    fs::write(guest.path("old"), "").unwrap();
-    guest.told();
-    guest.told();
-    guest.look_up(c"old");
+    guest.known_file(c"old");
     fs::rename(guest.path("old"), guest.path("new")).unwrap();
     assert_eq!(guest.told(), (Kind::Moved, 1, "old new".to_owned()));
 }
@@ -121,10 +126,7 @@ fn rename_of_a_known_file_is_one_move() {
 fn rename_that_the_guest_half_knows_is_told_by_its_names() {
     const ENOENT: u32 = 2;
     let mut guest = Guest::new();
-    fs::write(guest.path("old"), "").unwrap();
-    guest.told();
-    guest.told();
-    guest.look_up(c"old");
+    guest.known_file(c"old");
     fs::rename(guest.path("old"), guest.path("new")).unwrap();
     assert_eq!(guest.told_and_answers(ENOENT), (Kind::Moved, 1, "old new".to_owned()));
     assert_eq!(guest.told().0, Kind::Look);
@@ -171,25 +173,19 @@ fn what_the_guest_does_is_no_news() {
 
 #[test]
 fn what_the_host_does_after_the_guest_is_news() {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let mut guest = Guest::new();
-    fs::write(guest.path("file"), "").unwrap();
-    guest.told();
-    guest.told();
-    let node = guest.look_up(c"file");
+    let node = guest.known_file(c"file");
     guest.watch.changed_content(node);
     let own = wall_clock();
     // The clock of the host's files ticks some hundred times a second.
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
-    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap();
-    let (own_secs, own_nanos) = (u64::try_from(own.secs).unwrap(), own.nanos);
-    loop {
+    let changed = || {
         fs::write(elsewhere.path(), "tick").unwrap();
-        let ticked = since(fs::metadata(elsewhere.path()).unwrap().modified().unwrap());
-        if (ticked.as_secs(), ticked.subsec_nanos()) > (own_secs, own_nanos) {
-            break;
-        }
-    }
+        let metadata = fs::metadata(elsewhere.path()).unwrap();
+        Time { secs: metadata.ctime(), nanos: u32::try_from(metadata.ctime_nsec()).unwrap() }
+    };
+    while changed() <= own {}
     fs::set_permissions(guest.path("file"), fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(guest.told(), (Kind::Attributes, node.0, String::new()));
 }
