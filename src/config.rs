@@ -50,7 +50,7 @@ pub struct Config {
     /// Make a Unix socket for `minivmm control`, which changes published ports while the machine runs
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// Share a directory with the guest, which does `mount -t virtiofs TAG DIRECTORY`: `DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map][,poll=MICROSECONDS]`; may be repeated
+    /// Share a directory with the guest, which does `mount -t virtiofs TAG DIRECTORY`: `DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map][,serve=auto|vcpus|threads][,poll=MICROSECONDS]`; may be repeated
     #[arg(long, value_name = "SHARE")]
     pub share: Vec<ShareOption>,
     /// Connect the guest with a Unix socket of the host: `PORT=PATH`, the guest connects to vsock PORT of the host, CID 2; may be repeated
@@ -217,7 +217,7 @@ pub enum ValueError {
     Serial(String),
     /// Not a share.
     #[error(
-        "`{0}` is not a share: DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map][,poll=MICROSECONDS, at most 1000]"
+        "`{0}` is not a share: DIR:TAG[,ro][,cache=auto|never|always][,owner=auto|host|map][,serve=auto|vcpus|threads][,poll=MICROSECONDS, at most 1000]"
     )]
     Share(String),
     /// A tag that no share can have.
@@ -338,6 +338,18 @@ pub enum OwnerChoice {
     Map,
 }
 
+/// Who serves the requests of a share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServeChoice {
+    /// vCPUs where the host's files are on a local disk and the host is Linux, else threads.
+    #[default]
+    Auto,
+    /// The vCPU that asks, where a request takes little and nothing else waits; else threads.
+    Vcpus,
+    /// Threads of the device.
+    Threads,
+}
+
 /// A directory that the guest can mount.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -354,6 +366,8 @@ pub struct ShareOption {
     pub owner: OwnerChoice,
     /// How long the device looks for the next request before it sleeps.
     pub poll_window: Duration,
+    /// Who serves its requests.
+    pub serve: ServeChoice,
 }
 
 /// The longest that a device may look for a request in vain.
@@ -372,8 +386,8 @@ impl FromStr for ShareOption {
             return Err(wrong());
         }
         let (cache, owner) = (CacheMode::default(), OwnerChoice::default());
-        let poll_window = DEFAULT_POLL_WINDOW;
-        let mut share = Self { path: path.into(), tag, read_only: false, cache, owner, poll_window };
+        let (poll_window, serve) = (DEFAULT_POLL_WINDOW, ServeChoice::default());
+        let mut share = Self { path: path.into(), tag, read_only: false, cache, owner, poll_window, serve };
         for word in words {
             if let Some(micros) = word.strip_prefix("poll=") {
                 let micros = micros.parse().ok().filter(|micros| *micros <= MAX_POLL_MICROS).ok_or_else(wrong)?;
@@ -388,6 +402,9 @@ impl FromStr for ShareOption {
                 "owner=auto" => share.owner = OwnerChoice::Auto,
                 "owner=host" => share.owner = OwnerChoice::Host,
                 "owner=map" => share.owner = OwnerChoice::Map,
+                "serve=auto" => share.serve = ServeChoice::Auto,
+                "serve=vcpus" => share.serve = ServeChoice::Vcpus,
+                "serve=threads" => share.serve = ServeChoice::Threads,
                 _ => return Err(wrong()),
             }
         }
@@ -700,7 +717,7 @@ mod tests {
 
     #[test]
     fn shares_are_a_directory_a_tag_and_options() {
-        let share: ShareOption = "/a:b:home,ro,cache=never,owner=map,poll=0".parse().unwrap();
+        let share: ShareOption = "/a:b:home,ro,cache=never,owner=map,poll=0,serve=threads".parse().unwrap();
         let expected = ShareOption {
             path: "/a:b".into(),
             tag: Tag::new("home").unwrap(),
@@ -708,14 +725,14 @@ mod tests {
             cache: CacheMode::Never,
             owner: OwnerChoice::Map,
             poll_window: Duration::ZERO,
+            serve: ServeChoice::Threads,
         };
         assert_eq!(share, expected);
         let share: ShareOption = ".:src".parse().unwrap();
         assert_eq!((share.read_only, share.cache, share.owner), (false, CacheMode::Auto, OwnerChoice::Auto));
-        assert_eq!(share.poll_window, DEFAULT_POLL_WINDOW);
-        for text in
-            ["", "/a", ":tag", "/a:t,rw", "/a:t,cache=some", "/a:t,", "/a:t,owner=me", "/a:t,poll=", "/a:t,poll=1001"]
-        {
+        assert_eq!((share.poll_window, share.serve), (DEFAULT_POLL_WINDOW, ServeChoice::Auto));
+        let wrong = ["/a:t,cache=some", "/a:t,", "/a:t,owner=me", "/a:t,poll=", "/a:t,poll=1001", "/a:t,serve=me"];
+        for text in ["", "/a", ":tag", "/a:t,rw"].into_iter().chain(wrong) {
             assert_eq!(text.parse::<ShareOption>(), Err(ValueError::Share(text.to_owned())));
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use support::share::{Guest, Host, is_root};
+use support::share::{Guest, Host, NOBODY, is_root};
 
 mod support;
 
@@ -274,6 +274,39 @@ fn file_operations_cost_no_more_requests_than_a_stock_kernel_must_make() {
         assert!(getxattr <= getxattrs * operations + slack, "{name}: {made:?}");
     }
     assert!(measured.is_empty(), "{measured:?}");
+    guest.end();
+}
+
+#[test]
+fn vcpus_serve_every_share_of_an_ordinary_user() {
+    let second = tempfile::tempdir().unwrap();
+    if is_root() {
+        std::os::unix::fs::chown(second.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // Whatever the file system is that tests have here.
+    let option = format!("{}:second,serve=vcpus", second.path().display());
+    let Some(mut guest) = Guest::boot(Host::Ordinary, ",serve=vcpus", &["--cpus", "2", "--share", &option]) else {
+        return;
+    };
+    // On either vCPU, so that each serves both.
+    guest.run(
+        "set -e; mkdir /tmp/second; mount -t virtiofs second /tmp/second
+         for cpu in 1 2; do for share in /share /tmp/second; do
+             export cpu share
+             taskset $cpu bash -ec 'cd $share; mkdir d$cpu; for i in $(seq 50); do echo $i >d$cpu/f$i; chmod 600 d$cpu/f$i; done'
+         done; done
+         for share in /share /tmp/second; do test $(cat $share/d1/* $share/d2/* | sort -n | uniq -c | grep -c '^ *2 ') = 50; done
+         ln /tmp/second/d1/f1 /tmp/second/d2/linked; mv /share/d1/f1 /share/d2/moved",
+    );
+    for tag in ["share", "second"] {
+        let counters = guest.counters_of(tag);
+        let requests = counters["requests"].as_object().unwrap().iter();
+        let requests: u64 = requests.filter(|(name, _)| *name != "forget").map(|(_, n)| n.as_u64().unwrap()).sum();
+        let inline = counters["inline"].as_u64().unwrap();
+        // A host that is slow for a moment has threads serve for a while.
+        assert!(inline > requests / 2, "{tag}: {inline} of {requests}");
+    }
+    assert_eq!(fs::read(second.path().join("d1/f50")).unwrap(), b"50\n");
     guest.end();
 }
 

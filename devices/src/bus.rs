@@ -22,6 +22,12 @@ pub enum AccessError {
     Unaligned,
 }
 
+/// Work that a write leaves to do and that needs no lock of the device: a vCPU does it itself where that is quicker than waking a thread.
+pub trait Errand: Send + Sync {
+    /// Does it, for what the device says that `number` is. Any thread; several at once.
+    fn run(&self, number: u16);
+}
+
 /// A device with memory-mapped registers. Offsets are relative to its range and inside it; data is little-endian.
 pub trait MmioDevice: Send {
     /// Fills `data` (1, 2, 4 or 8 bytes) from the registers at `offset`.
@@ -35,6 +41,11 @@ pub trait MmioDevice: Send {
     /// # Errors
     /// As [`AccessError`] says; the write then has no effect.
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), AccessError>;
+
+    /// What the write before leaves to do, and for which number: whoever wrote runs it when the device's lock is free.
+    fn take_errand(&mut self) -> Option<(Arc<dyn Errand>, u16)> {
+        None
+    }
 
     /// Returns to the state after power-on. The vCPUs are stopped.
     fn reset(&mut self);
@@ -154,7 +165,13 @@ impl MmioBus {
             return;
         };
         range.writes.fetch_add(1, Ordering::Relaxed);
-        let result = range.device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        let mut device = range.device.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = device.write(offset, data);
+        let errand = device.take_errand();
+        drop(device);
+        if let Some((errand, number)) = errand {
+            errand.run(number);
+        }
         if let Err(error) = result {
             tracing::debug!("{}: write of {} bytes at offset {offset:#x}: {error}", range.name, data.len());
         }

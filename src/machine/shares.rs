@@ -7,7 +7,7 @@ use minivmm_devices::virtio::fs::Fs;
 use minivmm_devices::virtio::fs::coherence::Coherence;
 use minivmm_devices::virtio::fs::server::{CacheMode, FsCounters, Server, ServerOptions};
 
-use crate::config::{OwnerChoice, ShareOption};
+use crate::config::{OwnerChoice, ServeChoice, ShareOption};
 use crate::host::fs::{AgentDoor, AgentProcess, Budget, Corrector, Ownership, Share, ShareError, ShareWatch};
 use crate::stats::{Counters, Report};
 
@@ -23,15 +23,28 @@ pub(super) fn open(options: &[ShareOption]) -> Result<Vec<Share>, ShareError> {
             OwnerChoice::Host => Ownership::Host,
             OwnerChoice::Map => Ownership::Map,
         };
-        Share::open(&option.path, ownership, &budget).map(Share::confined)
+        Share::open(&option.path, ownership, &budget)
     };
-    options.iter().map(open).collect()
+    let mut shares = options.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    Share::confine(&mut shares);
+    Ok(shares)
+}
+
+/// Whether vCPUs serve requests of `share` themselves. One that is confined, for good, could not serve one that is not.
+fn is_inline(share: &Share, option: &ShareOption, all_are_confined: bool) -> bool {
+    let wanted = match option.serve {
+        ServeChoice::Auto => share.is_quick(),
+        ServeChoice::Vcpus => true,
+        ServeChoice::Threads => false,
+    };
+    wanted && (all_are_confined || !share.is_confined())
 }
 
 /// A shared directory and, where changes of the host are to be brought to the guest, what watches it.
 #[derive(Debug)]
 pub(super) struct Watched {
     share: Arc<Share>,
+    is_inline: bool,
     pub watch: Option<Arc<ShareWatch>>,
 }
 
@@ -45,11 +58,13 @@ pub(super) fn watch(
     door: Option<&AgentDoor>,
 ) -> std::io::Result<(Vec<Watched>, Option<Corrector>)> {
     let process = Arc::<AgentProcess>::default();
+    let all_are_confined = shares.iter().all(Share::is_confined);
     let shares = shares.into_iter().zip(options).map(|(share, option)| {
+        let is_inline = is_inline(&share, option, all_are_confined);
         let share = Arc::new(share);
         let is_watched = option.cache == CacheMode::Auto && door.is_some();
         let watch = || Arc::new(ShareWatch::new(share.clone(), option.tag.to_string(), process.clone()));
-        Watched { watch: is_watched.then(watch), share: share.clone() }
+        Watched { watch: is_watched.then(watch), share: share.clone(), is_inline }
     });
     let shares: Vec<Watched> = shares.collect();
     let watches: Vec<_> = shares.iter().filter_map(|share| share.watch.clone()).collect();
@@ -62,7 +77,7 @@ pub(super) fn device(share: Watched, option: &ShareOption, queue_count: u16) -> 
     let options = ServerOptions { read_only: option.read_only, cache: option.cache };
     let coherence = share.watch.map(|watch| watch as Arc<dyn Coherence>);
     let server = Arc::new(Server::new(share.share, coherence, options));
-    Fs::new(server, option.tag, queue_count).polling(option.poll_window)
+    Fs::new(server, option.tag, queue_count).polling(option.poll_window).inline(share.is_inline)
 }
 
 /// Adds what a share's server did, with one object of requests and one of system calls by opcode.
@@ -73,6 +88,7 @@ pub(super) fn report(report: &mut Report, name: &str, counters: &FsCounters, wat
         ("bytes_read", &counters.bytes_read),
         ("bytes_written", &counters.bytes_written),
         ("kept_cache", &counters.kept_cache),
+        ("inline", &counters.inline),
         ("wakeups", &counters.wakeups),
         ("polled", &counters.polled),
         ("handed_off", &counters.handed_off),

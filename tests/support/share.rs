@@ -17,7 +17,7 @@ use super::{minivmm, session, system};
 /// A guest that takes longer hangs.
 const TIMEOUT: &str = "3600";
 /// The user that is nobody, on any Linux host.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 /// Mounts the system and goes there. `END` and the exit status mark the end of what a script prints.
 const SETUP: &str = r#"modprobe ext4 2>/dev/null
 mount -t ext4 -o ro /dev/vda /mnt && mount -t proc proc /mnt/proc && mount -t sysfs sysfs /mnt/sys && mount -t devtmpfs devtmpfs /mnt/dev
@@ -141,8 +141,13 @@ impl Guest {
 
     /// Counters of the share's server, as of now.
     pub fn counters(&mut self) -> serde_json::Value {
+        self.counters_of("share")
+    }
+
+    /// Counters of the server of the share with this tag.
+    pub fn counters_of(&mut self, tag: &str) -> serde_json::Value {
         let _ = fs::remove_file(&self.stats);
-        session::stats(&mut self.child, &self.stats, 0)["devices"]["virtio fs share"].clone()
+        session::stats(&mut self.child, &self.stats, 0)["devices"][format!("virtio fs {tag}")].clone()
     }
 
     /// Ends the agent in the guest for good, as in a guest that has none.

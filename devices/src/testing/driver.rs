@@ -218,6 +218,10 @@ impl Driver {
     /// Writes a register.
     pub fn write(&mut self, offset: u64, value: u32) {
         self.transport.write(offset, &value.to_le_bytes()).expect("a writable register");
+        // As the bus does.
+        if let Some((errand, number)) = self.transport.take_errand() {
+            errand.run(number);
+        }
     }
 
     /// Reads a register.

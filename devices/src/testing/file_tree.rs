@@ -77,7 +77,7 @@ struct Tree {
     capabilities: Capabilities,
     failure: Option<Errno>,
     destroyed: u64,
-    /// FSYNC waits while this holds; how many do.
+    /// FSYNC and STATFS wait while this holds; how many do.
     is_held: bool,
     waiting: usize,
 }
@@ -151,13 +151,22 @@ impl FileTree {
         self.tree().capabilities = capabilities;
     }
 
-    /// Makes every FSYNC wait, or lets those go on that do.
-    pub fn hold_fsync(&self, is_held: bool) {
+    /// Makes every FSYNC and STATFS wait, or lets those go on that do.
+    pub fn hold(&self, is_held: bool) {
         self.tree().is_held = is_held;
         self.0.1.notify_all();
     }
 
-    /// How many FSYNCs wait.
+    /// The tree, once nothing holds it.
+    fn released(&self) -> MutexGuard<'_, Tree> {
+        let mut tree = self.tree();
+        tree.waiting += 1;
+        tree = self.0.1.wait_while(tree, |tree| tree.is_held).unwrap_or_else(PoisonError::into_inner);
+        tree.waiting -= 1;
+        tree
+    }
+
+    /// How many requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.tree().waiting
@@ -796,11 +805,7 @@ impl FileSystem for FileTree {
     }
 
     fn fsync(&self, node: NodeId, handle: Handle, _data_only: bool) -> Result<()> {
-        let mut tree = self.tree();
-        tree.waiting += 1;
-        tree = self.0.1.wait_while(tree, |tree| tree.is_held).unwrap_or_else(PoisonError::into_inner);
-        tree.waiting -= 1;
-        tree.handle(node, handle, false).map(drop)
+        self.released().handle(node, handle, false).map(drop)
     }
 
     fn release(&self, node: NodeId, handle: Handle) -> Result<()> {
@@ -898,7 +903,7 @@ impl FileSystem for FileTree {
     }
 
     fn statfs(&self, node: NodeId) -> Result<StatFs> {
-        let tree = self.tree();
+        let tree = self.released();
         tree.ino(node)?;
         let blocks = MAX_BYTES / 4096;
         let free = blocks.saturating_sub(tree.used_bytes() / 4096);

@@ -33,8 +33,15 @@ impl GuestFiles {
     /// A guest whose driver has started with `features`, and which has not mounted.
     #[must_use]
     pub fn new(server: crate::virtio::fs::server::Server, features: u64) -> Self {
+        Self::of(server, features, false)
+    }
+
+    /// As [`Self::new`]; with `is_inline`, who notifies serves requests itself.
+    #[must_use]
+    pub fn of(server: crate::virtio::fs::server::Server, features: u64, is_inline: bool) -> Self {
         let tag = Tag::new("share").expect("a tag");
-        let mut driver = Driver::new(Box::new(Fs::new(std::sync::Arc::new(server), tag, 1)));
+        let device = Fs::new(std::sync::Arc::new(server), tag, 1).inline(is_inline);
+        let mut driver = Driver::new(Box::new(device));
         driver.start(features, 2);
         Self { driver, caller: (1000, 100, 42), unique: 0, sent: [0; 2] }
     }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use self::interrupt::Interrupt;
 use self::queue::Queue;
+use crate::bus::Errand;
 
 /// Guest memory as devices see it: every address is checked, every access volatile. Clones share the memory.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
@@ -66,6 +67,13 @@ pub trait VirtioDevice: Send {
 
     /// The driver made buffers available in queue `index`. Must not block.
     fn notify(&mut self, index: u16);
+
+    /// What looks at queue `index` now that the driver made buffers available in it, instead of [`Self::notify`]: it is run by the thread that
+    /// notified, without the transport's lock, and maybe after a reset, when it has to do nothing.
+    fn errand(&self, index: u16) -> Option<Arc<dyn Errand>> {
+        let _ = index;
+        None
+    }
 
     /// Stops using the queues and drops them; everything that was begun is finished or dropped when this returns.
     fn reset(&mut self);

@@ -51,7 +51,8 @@ pub struct Share {
     pub(super) view: Option<View>,
     /// A descriptor of the share's mount for opening file handles, if the server may.
     pub(super) mount: Option<OwnedFd>,
-    confinement: Option<Confinement>,
+    confinement: Option<Arc<Confinement>>,
+    is_quick: bool,
 }
 
 impl Share {
@@ -87,6 +88,7 @@ impl Share {
             view,
             mount,
             confinement: None,
+            is_quick: system::is_quick(root.as_fd()),
         };
         let root = super::descriptors::Descriptor::new(root, share.budget.reserve()?);
         share.nodes.root().state().descriptor = Some(Arc::clone(&root));
@@ -113,24 +115,39 @@ impl Share {
         (child.lookups() > 0).then_some(child.id)
     }
 
-    /// Confines every thread that serves a request to the share, for good, where the host can: such a thread is to do nothing else.
-    #[must_use]
-    pub fn confined(mut self) -> Self {
-        if !self.privilege.is_root {
-            let root = self.nodes.root().held_descriptor();
-            self.confinement = root.and_then(|root| Confinement::to(root.as_fd()));
+    /// Confines every thread that serves a request for one of `shares` which is not root's to those, for good, where the host can. They are confined together,
+    /// since a vCPU may serve all of them; whoever serves them is to open no other files.
+    pub fn confine(shares: &mut [Self]) {
+        let mut shares: Vec<&mut Self> = shares.iter_mut().filter(|share| !share.privilege.is_root).collect();
+        let roots: Vec<_> = shares.iter().filter_map(|share| share.nodes.root().held_descriptor()).collect();
+        let roots: Vec<_> = roots.iter().map(|root| root.as_fd()).collect();
+        if roots.is_empty() {
+            return;
         }
-        if self.confinement.is_some() {
+        let Some(confinement) = Confinement::to(&roots).map(Arc::new) else { return };
+        for share in &mut shares {
+            share.confinement = Some(confinement.clone());
             // A file opened by its handle may have no path, and Landlock judges by paths.
-            self.mount = None;
-            self.kept = Kept::new(self.budget.clone(), false);
+            share.mount = None;
+            share.kept = Kept::new(share.budget.clone(), false);
         }
-        self
+    }
+
+    /// Whether who serves a request is confined by it.
+    #[must_use]
+    pub fn is_confined(&self) -> bool {
+        self.confinement.is_some()
+    }
+
+    /// Whether the host's calls seldom wait for anything but a local disk.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        self.is_quick
     }
 
     /// Prepares the calling thread: first thing of every request that opens or changes something.
     pub(super) fn thread(&self) -> Result<Thread, Errno> {
-        Thread::enter(self.privilege, self.confinement.as_ref())
+        Thread::enter(self.privilege, self.confinement.as_deref())
     }
 }
 

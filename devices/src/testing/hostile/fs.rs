@@ -137,6 +137,8 @@ pub struct Request {
 #[derive(Clone, Debug, Arbitrary)]
 pub struct Script {
     read_only: bool,
+    /// Who notifies serves requests, not threads.
+    is_inline: bool,
     cache: u8,
     flags: u64,
     requests: Steps<Request>,
@@ -225,7 +227,7 @@ pub fn run(script: &Script) {
     tree.put("a", b"content");
     let cache = [CacheMode::Auto, CacheMode::Never, CacheMode::Always][usize::from(script.cache % 3)];
     let server = Server::new(Arc::new(tree.clone()), None, ServerOptions { read_only: script.read_only, cache });
-    let mut guest = GuestFiles::new(server, 0);
+    let mut guest = GuestFiles::of(server, 0, script.is_inline);
     let agreed = guest.mount(script.flags);
     let extended = u64::from(agreed.flags.get()) & init::SETXATTR_EXT != 0;
     let mut told = Told { extended, ..Told::default() };

@@ -1,12 +1,12 @@
 //! File system device (§5.11): a directory of the host in the guest, by FUSE requests on virtqueues.
 //!
 //! ```text
-//!   queues ── worker ── server ── FileSystem
-//!             (threads)  (FUSE,    (host files, or a tree in memory)
-//!                        policy)
+//!   queues ─┬─ inline (the vCPU that notifies) ─┬─ server ── FileSystem
+//!           └─ worker (threads) ────────────────┘  (FUSE,    (host files, or a tree in memory)
+//!                                                  policy)
 //! ```
-//! The device offers one request queue a vCPU and the hiprio queue; a back end's calls block, so threads of its own serve them, from
-//! DRIVER_OK to the reset of the device, which waits for the requests they are in.
+//! The device offers one request queue a vCPU and the hiprio queue. What takes little may be served by the vCPU that asks for it; since a back end's
+//! calls can block, threads serve the rest. Both go from DRIVER_OK to the reset of the device, which waits for the requests they are in.
 
 pub mod abi;
 pub mod attr;
@@ -15,6 +15,7 @@ mod crew;
 pub mod directory;
 pub mod errno;
 pub mod file_system;
+mod inline;
 pub mod name;
 pub mod server;
 mod worker;
@@ -32,6 +33,7 @@ use super::doorbell::Doorbell;
 use super::spec::device_id;
 use super::spec::fs::{Config, FIRST_REQUEST_QUEUE, HIPRIO_QUEUE, TAG_BYTES};
 use super::{Activation, VirtioDevice, read_config_from};
+use crate::bus::Errand;
 
 /// Descriptors of each queue. A request may have as many pages as a queue has descriptors, less four (`virtio_fs_setup_vqs` in Linux):
 /// room for 1 MiB, several times.
@@ -95,6 +97,7 @@ pub struct Fs {
     tag: Tag,
     request_queue_count: u16,
     poll_window: Duration,
+    is_inline: bool,
     active: Option<Active>,
 }
 
@@ -111,7 +114,7 @@ impl Fs {
     pub fn new(server: Arc<Server>, tag: Tag, request_queue_count: u16) -> Self {
         let most = u16::try_from(MAX_MEMBERS).unwrap_or(1);
         let request_queue_count = request_queue_count.clamp(1, most);
-        Self { server, tag, request_queue_count, poll_window: DEFAULT_POLL_WINDOW, active: None }
+        Self { server, tag, request_queue_count, poll_window: DEFAULT_POLL_WINDOW, is_inline: false, active: None }
     }
 
     /// The same, whose threads look at a queue that has become empty for `window` before they sleep, where a guest's requests follow each other
@@ -119,6 +122,14 @@ impl Fs {
     #[must_use]
     pub fn polling(mut self, window: Duration) -> Self {
         self.poll_window = window;
+        self
+    }
+
+    /// The same, of which a vCPU that notifies it serves a request itself where that takes little (see [`Effort`](server::Effort)): for back ends
+    /// whose calls seldom wait, since the vCPU waits with them.
+    #[must_use]
+    pub fn inline(mut self, is_inline: bool) -> Self {
+        self.is_inline = is_inline;
         self
     }
 
@@ -168,7 +179,8 @@ impl VirtioDevice for Fs {
             let thread = std::thread::Builder::new().name("fs-hiprio".to_owned()).spawn(body);
             thread.map(|thread| (bell, thread)).map_err(failed).ok()
         });
-        let workers = Workers::start(queues.collect(), activation.memory, self.server.clone(), self.poll_window);
+        let (memory, server) = (activation.memory, self.server.clone());
+        let workers = Workers::start(queues.collect(), memory, server, self.poll_window, self.is_inline);
         let workers = workers.map_err(failed).ok();
         self.active = Some(Active { workers, hiprio });
     }
@@ -181,6 +193,11 @@ impl VirtioDevice for Fs {
             let queue = usize::from(index - FIRST_REQUEST_QUEUE);
             active.workers.iter().for_each(|workers| workers.notify(queue));
         }
+    }
+
+    fn errand(&self, index: u16) -> Option<Arc<dyn Errand>> {
+        let workers = self.active.as_ref()?.workers.as_ref().filter(|_| index != HIPRIO_QUEUE)?;
+        workers.inline().map(|inline| inline as Arc<dyn Errand>)
     }
 
     fn reset(&mut self) {

@@ -1,4 +1,4 @@
-//! The threads that serve a file system device.
+//! The threads that serve a file system device: what no vCPU serves itself ([`Inline`]).
 //!
 //! The hiprio queue has one of its own, so that FORGETs never wait behind a request. All request queues share the others: a notification
 //! wakes one, which serves the request itself, without another hand-over, and sleeps again. Threads beyond the first are started when
@@ -10,8 +10,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::crew::{Crew, MAX_MEMBERS};
-use super::server::{FsCounters, Scratch, Server};
+use super::inline::Inline;
+use super::server::{Effort, FsCounters, Scratch, Server};
 use crate::virtio::GuestMemory;
+use crate::virtio::chain::{Chain, ChainError};
 use crate::virtio::doorbell::Doorbell;
 use crate::virtio::queue::Queue;
 
@@ -22,6 +24,9 @@ const SLOW_REQUEST: Duration = Duration::from_micros(50);
 
 /// What waking up takes, at most, on a host that is not overloaded.
 const WAKE_UP: Duration = Duration::from_micros(100);
+/// How long the first FORGET waits for others.
+const FORGETS_GATHER: Duration = Duration::from_millis(2);
+
 /// Looks at the ring between two at the clock.
 const POLL_SPINS: u32 = 64;
 
@@ -86,13 +91,16 @@ fn most_threads(queue_count: usize) -> usize {
 pub(super) fn serve_hiprio(mut queue: Queue, server: &Server, bell: &Doorbell) {
     let (memory, mut scratch) = (queue.memory().clone(), Scratch::default());
     while bell.wait() {
+        // Nobody waits for a FORGET, and they come in crowds: those that follow cost the guest no notification, and no interrupt each.
+        queue.disable_notification();
+        bell.pause(FORGETS_GATHER);
         loop {
             queue.disable_notification();
             // At most a queue's worth at a time: then the driver hears of it, and a reset is noticed.
             for _ in 0..queue.size() {
                 let Some(chain) = queue.pop() else { break };
-                match server.serve(&chain, &memory, &mut scratch, &mut || {}) {
-                    Ok(written) => queue.complete(chain, written),
+                match server.serve(&chain, &memory, &mut scratch, &mut |_| true) {
+                    Ok(written) => queue.complete(chain, written.unwrap_or(0)),
                     Err(error) => queue.fail_chain(chain, error),
                 }
             }
@@ -104,15 +112,51 @@ pub(super) fn serve_hiprio(mut queue: Queue, server: &Server, bell: &Doorbell) {
     }
 }
 
-/// What the threads of the request queues share.
+/// A request queue.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Lane {
+    pub queue: Queue,
+    /// What a vCPU took from it and left to the threads.
+    left: Vec<Chain>,
+}
+
+impl Lane {
+    fn new(queue: Queue) -> Self {
+        Self { queue, left: Vec::new() }
+    }
+
+    /// The next request that nobody has begun.
+    pub fn next(&mut self) -> Option<Chain> {
+        // Those of a failed queue are nobody's.
+        self.left.pop().filter(|_| !self.queue.is_failed()).or_else(|| self.queue.pop())
+    }
+
+    /// Leaves `chain` to the threads: the crew is to be rung for afterwards.
+    pub fn leave(&mut self, chain: Chain) {
+        self.left.push(chain);
+    }
+
+    /// Gives a chain back that was served, and tells the driver; fails the queue for one that cannot be.
+    pub fn finish(&mut self, chain: Chain, served: Result<u32, ChainError>) {
+        match served {
+            Ok(written) => {
+                self.queue.complete(chain, written);
+                self.queue.notify_used();
+            }
+            Err(error) => self.queue.fail_chain(chain, error),
+        }
+    }
+}
+
+/// What those who serve the request queues share.
+#[derive(Debug)]
+pub(super) struct Shared {
     /// By number of the request queue. Locked for the time of a look at the ring, never while a request is served.
-    queues: Vec<Option<Mutex<Queue>>>,
-    memory: GuestMemory,
-    server: Arc<Server>,
-    counters: Arc<FsCounters>,
-    crew: Crew,
+    pub lanes: Vec<Option<Mutex<Lane>>>,
+    pub memory: GuestMemory,
+    pub server: Arc<Server>,
+    pub counters: Arc<FsCounters>,
+    pub crew: Crew,
     /// How long a thread looks at a queue that is empty before it sleeps, where requests follow each other as quickly as this.
     poll_window: Duration,
     /// Those that were started. Comes after a queue's lock, if both are held.
@@ -121,10 +165,15 @@ struct Shared {
 
 /// The request queues of an active device, with the threads that serve them until it is dropped.
 #[derive(Debug)]
-pub(super) struct Workers(Arc<Shared>);
+pub(super) struct Workers {
+    shared: Arc<Shared>,
+    /// What has vCPUs serve requests, if they are to.
+    inline: Option<Arc<Inline>>,
+}
 
 impl Workers {
-    /// Starts the first thread for `queues`, by number of the request queue, which look for further requests for `poll_window`. Queues beyond [`MAX_MEMBERS`] are not served.
+    /// Starts the first thread for `queues`, by number of the request queue, which look for further requests for `poll_window`; with
+    /// `is_inline`, vCPUs serve what they can themselves. Queues beyond [`MAX_MEMBERS`] are not served.
     ///
     /// # Errors
     /// The host's, if it has no thread left.
@@ -133,26 +182,37 @@ impl Workers {
         memory: GuestMemory,
         server: Arc<Server>,
         poll_window: Duration,
+        is_inline: bool,
     ) -> std::io::Result<Self> {
-        let queues = queues.into_iter().take(MAX_MEMBERS).map(|queue| queue.map(Mutex::new)).collect();
+        let lane = |queue: Option<Queue>| queue.map(|queue| Mutex::new(Lane::new(queue)));
+        let lanes = queues.into_iter().take(MAX_MEMBERS).map(lane).collect();
         let (counters, crew, threads) = (server.counters(), Crew::default(), Mutex::default());
-        let shared = Arc::new(Shared { queues, memory, server, counters, crew, poll_window, threads });
+        let shared = Arc::new(Shared { lanes, memory, server, counters, crew, poll_window, threads });
         Shared::start_thread(&shared)?;
-        Ok(Self(shared))
+        let inline = is_inline.then(|| Arc::new(Inline::new(shared.clone())));
+        Ok(Self { shared, inline })
+    }
+
+    /// What looks at a request queue on the thread that notified, if anything is to.
+    pub fn inline(&self) -> Option<Arc<Inline>> {
+        self.inline.clone()
     }
 
     /// Has request queue `queue` looked at. Does not block.
     pub fn notify(&self, queue: usize) {
-        self.0.crew.ring(queue);
+        self.shared.crew.ring(queue);
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.0.crew.stop();
+        self.shared.crew.stop();
+        if let Some(inline) = &self.inline {
+            inline.wait();
+        }
         // One that is being started right now is in the list before the lock is free, and sees that it shall end.
         loop {
-            let Some(thread) = lock(&self.0.threads).pop() else { break };
+            let Some(thread) = lock(&self.shared.threads).pop() else { break };
             if thread.join().is_err() {
                 tracing::error!("a thread of a shared folder panicked");
             }
@@ -165,7 +225,7 @@ impl Shared {
     fn start_thread(shared: &Arc<Self>) -> std::io::Result<()> {
         let mut threads = lock(&shared.threads);
         let member = threads.len();
-        if member >= most_threads(shared.queues.len()) || shared.crew.is_stopped() {
+        if member >= most_threads(shared.lanes.len()) || shared.crew.is_stopped() {
             return Ok(());
         }
         let own = shared.clone();
@@ -179,17 +239,17 @@ impl Shared {
         while let Some(queue) = shared.crew.wait(member) {
             FsCounters::add(&shared.counters.wakeups, 1);
             polling.woken(Instant::now());
-            if let Some(Some(queue_lock)) = shared.queues.get(queue) {
-                Self::serve(shared, queue, queue_lock, &mut scratch, &mut polling);
+            if let Some(Some(lane_lock)) = shared.lanes.get(queue) {
+                Self::serve(shared, queue, lane_lock, &mut scratch, &mut polling);
             }
             polling.sleeping(Instant::now());
         }
     }
 
     /// Looks at a queue that is empty for a while, if that has been worth it; whether there is more to do in it.
-    fn poll(&self, queue_lock: &Mutex<Queue>, polling: &mut Polling) -> bool {
+    fn poll(&self, lane_lock: &Mutex<Lane>, polling: &mut Polling) -> bool {
         let Some(window) = polling.window() else { return false };
-        let watch = lock(queue_lock).watch();
+        let watch = lock(lane_lock).queue.watch();
         let end = Instant::now() + window;
         loop {
             for _ in 0..POLL_SPINS {
@@ -213,58 +273,51 @@ impl Shared {
     }
 
     /// Serves request queue `number` until it is empty.
-    fn serve(
-        shared: &Arc<Self>,
-        number: usize,
-        queue_lock: &Mutex<Queue>,
-        scratch: &mut Scratch,
-        polling: &mut Polling,
-    ) {
+    fn serve(shared: &Arc<Self>, number: usize, lane_lock: &Mutex<Lane>, scratch: &mut Scratch, polling: &mut Polling) {
         let mut is_slow = false;
-        let mut queue = lock(queue_lock);
+        let mut lane = lock(lane_lock);
         while !shared.crew.is_stopped() {
-            queue.disable_notification();
-            let Some(chain) = queue.pop() else {
-                if !queue.is_failed() {
-                    drop(queue);
-                    let has_more = shared.poll(queue_lock, polling);
-                    queue = lock(queue_lock);
+            lane.queue.disable_notification();
+            let Some(chain) = lane.next() else {
+                if !lane.queue.is_failed() {
+                    drop(lane);
+                    let has_more = shared.poll(lane_lock, polling);
+                    lane = lock(lane_lock);
                     if has_more {
                         continue;
                     }
                 }
                 // Looking again after asking for notifications, so that no buffer is missed (§2.7.7.2).
-                if queue.enable_notification() {
+                if lane.queue.enable_notification() {
                     continue;
                 }
                 break;
             };
-            let has_backlog = queue.backlog() >= BACKLOG_TO_SHARE;
-            drop(queue);
+            let has_backlog = lane.queue.backlog() >= BACKLOG_TO_SHARE;
+            drop(lane);
             if has_backlog && is_slow {
                 Self::call_help(shared, number);
             }
             let start = has_backlog.then(Instant::now);
-            let mut before_long = || Self::leave_watched(shared, number, queue_lock);
-            let served = shared.server.serve(&chain, &shared.memory, scratch, &mut before_long);
-            is_slow = start.is_some_and(|start| start.elapsed() > SLOW_REQUEST);
-            queue = lock(queue_lock);
-            match served {
-                Ok(written) => {
-                    queue.complete(chain, written);
-                    queue.notify_used();
+            let mut consent = |effort| {
+                if effort == Effort::Long {
+                    Self::leave_watched(shared, number, lane_lock);
                 }
-                Err(error) => queue.fail_chain(chain, error),
-            }
+                true
+            };
+            let served = shared.server.serve(&chain, &shared.memory, scratch, &mut consent);
+            is_slow = start.is_some_and(|start| start.elapsed() > SLOW_REQUEST);
+            lane = lock(lane_lock);
+            lane.finish(chain, served.map(Option::unwrap_or_default));
         }
     }
 
     /// Makes sure that requests which come while this thread is busy for long are served by another.
-    fn leave_watched(shared: &Arc<Self>, number: usize, queue_lock: &Mutex<Queue>) {
+    fn leave_watched(shared: &Arc<Self>, number: usize, lane_lock: &Mutex<Lane>) {
         if !shared.crew.has_idle() {
             Self::start_thread_or_warn(shared);
         }
-        if lock(queue_lock).enable_notification() {
+        if lock(lane_lock).queue.enable_notification() {
             FsCounters::add(&shared.counters.handed_off, 1);
             shared.crew.ring(number);
         }
@@ -287,7 +340,7 @@ impl Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,7 +1,9 @@
 //! Virtio over MMIO (§4.2): registers in, calls of the shared core out.
 
+use std::sync::Arc;
+
 use super::{Area, Core, TransportCounters};
-use crate::bus::{AccessError, MmioDevice};
+use crate::bus::{AccessError, Errand, MmioDevice};
 use crate::irq::IrqLine;
 use crate::virtio::spec::mmio::{MAGIC, Register, VENDOR, VERSION};
 use crate::virtio::{GuestMemory, VirtioDevice};
@@ -107,6 +109,10 @@ impl MmioDevice for MmioTransport {
             _ => return Err(AccessError::InvalidRegister),
         }
         Ok(())
+    }
+
+    fn take_errand(&mut self) -> Option<(Arc<dyn Errand>, u16)> {
+        self.core.take_errand()
     }
 
     fn reset(&mut self) {

@@ -22,6 +22,7 @@ use super::interrupt::Interrupt;
 use super::queue::Queue;
 use super::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, status};
 use super::{Activation, GuestMemory, VirtioDevice};
+use crate::bus::Errand;
 use crate::irq::IrqLine;
 
 /// What a device does through its transport, counted.
@@ -55,13 +56,15 @@ pub(super) struct Core {
     rings: Vec<Ring>,
     notifications: u64,
     resets: u64,
+    /// What the last notification leaves to do, for which queue.
+    errand: Option<(Arc<dyn Errand>, u16)>,
 }
 
 impl Core {
     pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemory, line: IrqLine) -> Self {
         let rings = new_rings(&*device);
         let interrupt = Arc::new(Interrupt::new(line));
-        Self { device, memory, interrupt, status: 0, accepted: 0, rings, notifications: 0, resets: 0 }
+        Self { device, memory, interrupt, status: 0, accepted: 0, rings, notifications: 0, resets: 0, errand: None }
     }
 
     pub fn device(&mut self) -> &mut dyn VirtioDevice {
@@ -151,10 +154,10 @@ impl Core {
 
     pub fn reset(&mut self) {
         // Destructured, so that a new field cannot be forgotten.
-        let Self { device, memory: _, interrupt, status, accepted, rings, notifications: _, resets: _ } = self;
+        let Self { device, memory: _, interrupt, status, accepted, rings, notifications: _, resets: _, errand } = self;
         device.reset();
         interrupt.reset();
-        (*status, *accepted) = (0, 0);
+        (*status, *accepted, *errand) = (0, 0, None);
         *rings = new_rings(&**device);
     }
 
@@ -197,8 +200,15 @@ impl Core {
         let exists = usize::try_from(index).is_ok_and(|index| index < self.rings.len());
         if let (true, Ok(index), true) = (exists, u16::try_from(index), self.status & status::DRIVER_OK != 0) {
             self.notifications += 1;
-            self.device.notify(index);
+            self.errand = self.device.errand(index).map(|errand| (errand, index));
+            if self.errand.is_none() {
+                self.device.notify(index);
+            }
         }
+    }
+
+    pub fn take_errand(&mut self) -> Option<(Arc<dyn Errand>, u16)> {
+        self.errand.take()
     }
 
     pub fn counters(&self) -> TransportCounters {

@@ -10,7 +10,7 @@ use minivmm_devices::virtio::fs::file_system::{FileSystem, NodeId, RenameMode, S
 use minivmm_devices::virtio::fs::name::Name;
 
 use super::support::{READ, READ_WRITE, ROOT, Shared, WRITE, is_root, unprivileged, with_name};
-use crate::host::fs::Ownership;
+use crate::host::fs::{Ownership, Share};
 
 /// A share with a secret beside it.
 fn with_secret() -> Shared {
@@ -166,8 +166,8 @@ fn numbers_that_were_never_given_out_mean_nothing() {
 fn confined_thread_opens_nothing_outside_and_everything_inside() {
     let landlock = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     unprivileged(move || {
-        let Shared { directory, share, budget } = with_secret();
-        let shared = Shared { directory, share: share.confined(), budget };
+        let mut shared = with_secret();
+        Share::confine(std::slice::from_mut(&mut shared.share));
         let secret = shared.directory.path().join("secret");
         assert!(std::fs::read(&secret).is_ok());
         let (node, handle) = shared.create(ROOT, "a", 0o644);
@@ -198,12 +198,36 @@ fn confined_thread_opens_nothing_outside_and_everything_inside() {
 }
 
 #[test]
+fn thread_may_serve_several_shares_that_were_confined_together() {
+    unprivileged(|| {
+        let [first, second] = [with_secret(), with_secret()];
+        let mut shares = [first.share, second.share];
+        Share::confine(&mut shares);
+        let [a, b] = shares;
+        let first = Shared { share: a, ..first };
+        let second = Shared { share: b, ..second };
+        for _ in 0..2 {
+            for shared in [&first, &second] {
+                let (node, handle) = shared.create(ROOT, "a", 0o644);
+                shared.write(node, handle, 0, b"x").unwrap();
+                shared.share.release(node, handle).unwrap();
+                shared.unlink(ROOT, "a").unwrap();
+            }
+        }
+        for shared in [&first, &second] {
+            let is_free = std::fs::read(shared.directory.path().join("secret")).is_ok();
+            assert_eq!(is_free, !shared.share.is_confined());
+        }
+    });
+}
+
+#[test]
 fn confined_server_loses_a_directory_that_leaves_the_share() {
     unprivileged(|| {
-        let Shared { directory, share, budget } = with_secret();
-        std::fs::create_dir(directory.path().join("share/d")).unwrap();
-        std::fs::write(directory.path().join("share/d/a"), b"").unwrap();
-        let shared = Shared { directory, share: share.confined(), budget };
+        let mut shared = with_secret();
+        std::fs::create_dir(shared.path("d")).unwrap();
+        std::fs::write(shared.path("d/a"), b"").unwrap();
+        Share::confine(std::slice::from_mut(&mut shared.share));
         let inside = shared.walk("d").node;
         shared.look_up(inside, "a").unwrap();
         let (from, to) = (shared.path("d"), shared.directory.path().join("away"));

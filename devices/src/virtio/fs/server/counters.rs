@@ -21,6 +21,8 @@ pub struct FsCounters {
     pub bytes_written: AtomicU64,
     /// Opens after which the guest's cached data was still good.
     pub kept_cache: AtomicU64,
+    /// Requests that the vCPU which notified served itself.
+    pub inline: AtomicU64,
     /// Times that a worker woke up for a notification of the guest.
     pub wakeups: AtomicU64,
     /// Requests that a worker found by looking at an empty queue for a while, without a notification.
@@ -41,6 +43,7 @@ impl Default for FsCounters {
             bytes_read: AtomicU64::default(),
             bytes_written: AtomicU64::default(),
             kept_cache: AtomicU64::default(),
+            inline: AtomicU64::default(),
             wakeups: AtomicU64::default(),
             polled: AtomicU64::default(),
             handed_off: AtomicU64::default(),

@@ -24,6 +24,7 @@ use zerocopy::IntoBytes;
 pub use self::counters::FsCounters;
 pub use self::policy::CacheMode;
 use self::policy::Stamp;
+pub use self::request::Effort;
 use self::request::{MAX_ARGUMENT_BYTES, Operation};
 use self::session::{MAX_TRANSFER_BYTES, Session};
 use self::stamps::Stamps;
@@ -139,8 +140,8 @@ impl Server {
         }
     }
 
-    /// Serves the request in `chain`. Returns how many bytes of its writable part were written. `before_long` is called before anything that
-    /// may block for long.
+    /// Serves the request in `chain`. Returns how many bytes of its writable part were written. `consent` is asked, at most once, what it is to
+    /// take; if it refuses, the answer is `None` and nothing was done.
     ///
     /// # Errors
     /// [`ChainError`] for a chain that cannot carry a request and its reply, or leads outside guest memory.
@@ -149,8 +150,8 @@ impl Server {
         chain: &Chain,
         memory: &GuestMemory,
         scratch: &mut Scratch,
-        before_long: &mut dyn FnMut(),
-    ) -> Result<u32, ChainError> {
+        consent: &mut dyn FnMut(Effort) -> bool,
+    ) -> Result<Option<u32>, ChainError> {
         let mut reader = chain.reader(memory);
         let readable = reader.len();
         let header: InHeader = reader.read_object()?;
@@ -165,11 +166,11 @@ impl Server {
                 return Err(ChainError::TooShort);
             }
             let call = Call { header, readable, reader, room: writer.len() - size_of::<OutHeader>() as u64 };
-            let result = self.answer(call, &writer, scratch, before_long)?;
+            let Some(result) = self.answer(call, &writer, scratch, consent)? else { return Ok(None) };
             self.reply(&header, result, &mut writer, scratch)?
         };
         self.counters.request(number, self.file_system.syscalls_of_thread().wrapping_sub(syscalls));
-        Ok(written)
+        Ok(Some(written))
     }
 
     /// FORGET, BATCH_FORGET and what Linux never sends over virtio-fs. What is wrong with them cannot be said.
@@ -236,36 +237,36 @@ impl Server {
         Ok(len)
     }
 
-    /// Parses, refuses or does a request. The outer error costs the queue, the inner one is the reply.
+    /// Parses, refuses or does a request; `None` without consent. The outer error costs the queue, the inner one is the reply.
     fn answer(
         &self,
         call: Call<'_>,
         writer: &Stream<'_>,
         scratch: &mut Scratch,
-        before_long: &mut dyn FnMut(),
-    ) -> Result<Result<Payload, Errno>, ChainError> {
+        consent: &mut dyn FnMut(Effort) -> bool,
+    ) -> Result<Option<Result<Payload, Errno>>, ChainError> {
         let Call { header, readable, mut reader, room } = call;
         let available = readable - size_of::<InHeader>() as u64;
         if u64::from(header.len.get()) != readable {
-            return Ok(Err(Errno::EIO));
+            return Ok(Some(Err(Errno::EIO)));
         }
         let arguments = match request::argument_bytes(header.opcode.get(), available) {
             Ok(len) if len as u64 <= available => read_arguments(&mut reader, len, &mut scratch.input)?,
-            Ok(_) => return Ok(Err(Errno::EINVAL)),
-            Err(errno) => return Ok(Err(errno)),
+            Ok(_) => return Ok(Some(Err(Errno::EINVAL))),
+            Err(errno) => return Ok(Some(Err(errno))),
         };
         let session = self.session();
         let extended = session.is_some_and(|session| session.has(init::SETXATTR_EXT));
         let operation = match request::parse(&header, arguments, extended) {
             Ok(operation) => operation,
-            Err(errno) => return Ok(Err(errno)),
+            Err(errno) => return Ok(Some(Err(errno))),
         };
         let by_agent = self.coherence.as_ref().is_some_and(|coherence| coherence.is_agent(header.pid.get()));
         if let Err(errno) = self.admit(&operation, session, room, by_agent) {
-            return Ok(Err(errno));
+            return Ok(Some(Err(errno)));
         }
-        if request::may_take_long(&operation) {
-            before_long();
+        if !consent(request::effort(&operation)) {
+            return Ok(None);
         }
         let node = NodeId(header.nodeid.get());
         scratch.output.clear();
@@ -273,23 +274,23 @@ impl Server {
             Operation::Read { handle, offset, size } => {
                 let mut to = writer.clone();
                 to.skip(size_of::<OutHeader>() as u64)?;
-                self.read(node, (handle, offset, size), to, room, &mut scratch.slices)
+                self.read(node, (handle, offset, size), to, room, &mut scratch.slices).map(Some)
             }
             Operation::Write { handle, offset, size, flags } => {
                 if u64::from(size) != reader.len() || size > MAX_TRANSFER_BYTES {
-                    return Ok(Err(Errno::EINVAL));
+                    return Ok(Some(Err(Errno::EINVAL)));
                 }
                 let mut slices = recycle(std::mem::take(&mut scratch.slices));
                 reader.slices_into(u64::from(size), &mut slices)?;
                 let result = self.write(node, (handle, offset), &slices, flags);
                 scratch.slices = recycle(slices);
                 let written = result.map(|size| WriteOut { size: size.into(), ..WriteOut::default() });
-                Ok(written.map(|written| buffered(&mut scratch.output, &written)))
+                Ok(Some(written.map(|written| buffered(&mut scratch.output, &written))))
             }
             operation => {
                 let room = usize::try_from(room).unwrap_or(usize::MAX);
                 let act = Act { server: self, node, room, output: &mut scratch.output };
-                Ok(act.perform(&operation, by_agent).map(|()| Payload::Buffered))
+                Ok(Some(act.perform(&operation, by_agent).map(|()| Payload::Buffered)))
             }
         }
     }

@@ -307,22 +307,39 @@ pub(super) fn has_no_reply(opcode: u32) -> bool {
     matches!(opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT | opcode::NOTIFY_REPLY)
 }
 
-/// Whether a request takes long enough, or blocks often enough, that others should not wait behind it.
-pub(super) fn may_take_long(operation: &Operation<'_>) -> bool {
+/// What a request asks of the thread that serves it, most likely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    /// Some microseconds: less than waking another thread takes.
+    Little,
+    /// Not so much more that others could not wait behind it.
+    Moderate,
+    /// It takes long enough, or blocks often enough, that others should not wait behind it.
+    Long,
+}
+
+/// What `operation` asks for, if the host has what it needs in its caches.
+pub(super) fn effort(operation: &Operation<'_>) -> Effort {
     match operation {
         Operation::Fsync { .. }
         | Operation::Fsyncdir { .. }
         | Operation::Syncfs
         | Operation::Fallocate { .. }
-        | Operation::CopyFileRange { .. } => true,
-        Operation::Read { size, .. } | Operation::Write { size, .. } => *size > SHORT_TRANSFER_BYTES,
-        Operation::Open(flags) | Operation::Create(_, flags, _) => flags.truncate,
-        Operation::Setattr(_, changes) => changes.size.is_some(),
-        _ => false,
+        | Operation::CopyFileRange { .. } => Effort::Long,
+        Operation::Read { size, .. } | Operation::Write { size, .. } if *size > SHORT_TRANSFER_BYTES => Effort::Long,
+        Operation::Read { size, .. } | Operation::Write { size, .. } if *size > LITTLE_TRANSFER_BYTES => {
+            Effort::Moderate
+        }
+        // A file that CREATE makes is empty.
+        Operation::Open(flags) if flags.truncate => Effort::Long,
+        Operation::Setattr(_, changes) if changes.size.is_some() => Effort::Long,
+        _ => Effort::Little,
     }
 }
 
-/// Data up to this much is copied faster than another thread wakes up.
+/// Data up to this much is copied while a thread wakes up.
+const LITTLE_TRANSFER_BYTES: u32 = 32 << 10;
+/// Data up to this much is copied faster than another thread takes over.
 const SHORT_TRANSFER_BYTES: u32 = 128 << 10;
 
 fn creation(caller: Caller, mode_bits: u32, umask: u32) -> Creation {

@@ -1,4 +1,4 @@
-//! Landlock: a thread of a shared directory can open, make, remove and rename nothing outside it, whatever it is told.
+//! Landlock: a thread that serves shared directories can open, make, remove and rename nothing outside them, whatever it is told.
 //!
 //! Landlock confines a thread and those it starts, for good, so the rest of the machine keeps its files. It is the second wall: the first
 //! is that no request names anything outside. Looking (`statx`) is not restricted by it. It is for servers that are ordinary users: a
@@ -11,14 +11,14 @@ use landlock::{
     RulesetCreatedAttr, RulesetError,
 };
 
-/// A share that its threads will be confined to.
+/// Shares that their threads will be confined to.
 #[derive(Debug)]
 pub struct Confinement(RulesetCreated);
 
 impl Confinement {
-    /// To the files below `root`; `None` where the host's kernel cannot (before Linux 5.19, or switched off).
-    pub fn to(root: BorrowedFd<'_>) -> Option<Self> {
-        match Self::create(root) {
+    /// To the files below `roots`; `None` where the host's kernel cannot (before Linux 5.19, or switched off).
+    pub fn to(roots: &[BorrowedFd<'_>]) -> Option<Self> {
+        match Self::create(roots) {
             Ok(ruleset) => Some(Self(ruleset)),
             Err(error) => {
                 tracing::debug!("threads of shared directories are not confined: {error}");
@@ -27,16 +27,16 @@ impl Confinement {
         }
     }
 
-    fn create(root: BorrowedFd<'_>) -> Result<RulesetCreated, RulesetError> {
+    fn create(roots: &[BorrowedFd<'_>]) -> Result<RulesetCreated, RulesetError> {
         let all = AccessFs::from_all(ABI::V5);
-        Ruleset::default()
+        let ruleset = Ruleset::default()
             // Without `Refer` of ABI 2, files could not be moved between directories.
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(ABI::V2))?
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(all)?
-            .create()?
-            .add_rule(PathBeneath::new(root, all))
+            .create()?;
+        roots.iter().try_fold(ruleset, |ruleset, root| ruleset.add_rule(PathBeneath::new(root, all)))
     }
 
     /// Confines the calling thread, for good. Three calls and more.

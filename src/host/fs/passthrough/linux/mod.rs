@@ -368,6 +368,25 @@ pub fn statfs(fd: BorrowedFd<'_>) -> Result<StatFs, Errno> {
     })
 }
 
+/// File systems of the host's own memory and disks (`linux/magic.h`, and XFS's, F2FS's, ZFS's and bcachefs's own headers).
+const QUICK: [u32; 9] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0xca45_1a4e, // bcachefs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+];
+
+/// Whether calls about files of `fd`'s file system seldom wait: there is no network or program behind it.
+pub fn is_quick(fd: BorrowedFd<'_>) -> bool {
+    let kind = call(|| rustix::fs::fstatfs(fd)).map(|of| of.f_type);
+    kind.is_ok_and(|kind| u32::try_from(kind).is_ok_and(|kind| QUICK.contains(&kind)))
+}
+
 /// Makes a file durable. One call.
 ///
 /// # Errors

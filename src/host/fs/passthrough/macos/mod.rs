@@ -84,7 +84,7 @@ pub struct Confinement(());
 
 impl Confinement {
     /// None.
-    pub fn to(_root: BorrowedFd<'_>) -> Option<Self> {
+    pub fn to(_roots: &[BorrowedFd<'_>]) -> Option<Self> {
         None
     }
 }
@@ -488,6 +488,11 @@ pub fn statfs(fd: BorrowedFd<'_>) -> Result<StatFs, Errno> {
         // In bytes for a guest, where the host counts characters.
         name_max: 255,
     })
+}
+
+/// Whether calls about files of `fd`'s file system seldom wait. Never: what is opened may have to come from elsewhere first (iCloud).
+pub fn is_quick(_fd: BorrowedFd<'_>) -> bool {
+    false
 }
 
 /// Makes a file durable: through the drive's own cache, which fsync of this system does not do. One call, two on a volume that cannot.
