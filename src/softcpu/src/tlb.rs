@@ -6,7 +6,7 @@
 //! alignment. Entries cover [`PAGE_SIZE`] whatever the guest's granule; `span_log2` remembers how much the guest mapped, for
 //! TLBI by address (Arm ARM D8.16: it must remove every part of a block).
 
-use crate::host_memory::{HostPage, PAGE_SIZE};
+use crate::host_memory::{HostPage, PAGE_SHIFT, PAGE_SIZE};
 
 /// Whose rights a data access has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,10 @@ const PAN_CLEAR: u64 = 1 << CONTEXT_SHIFT;
 const FIRST_CONTEXT: u64 = 0;
 const LAST_CONTEXT: u64 = 252;
 
-pub(crate) const DATA_ENTRIES: usize = 1024;
-pub(crate) const FETCH_ENTRIES: usize = 512;
+/// Entries of each table for data and of the one for fetches. A kernel's way through one system call alone touches hundreds of pages, and
+/// those that share a slot drive each other out.
+pub(crate) const DATA_ENTRIES: usize = 4096;
+pub(crate) const FETCH_ENTRIES: usize = 4096;
 
 /// Read by generated code as well.
 #[derive(Clone, Copy, Debug)]
@@ -126,17 +128,19 @@ impl BlockFilter {
         self.set[word] |= bit;
     }
 
-    fn may_contain(&self, va: u64) -> bool {
+    /// log2 of the bytes of the largest block that may have been met and holds `va`.
+    fn largest(&self, va: u64) -> Option<u8> {
         let mut spans = self.spans;
         while spans != 0 {
             #[expect(clippy::cast_possible_truncation, reason = "a bit index")]
-            let (word, bit) = Self::place(va, spans.trailing_zeros() as u8);
+            let span_log2 = spans.ilog2() as u8;
+            let (word, bit) = Self::place(va, span_log2);
             if self.set[word] & bit != 0 {
-                return true;
+                return Some(span_log2);
             }
-            spans &= spans - 1;
+            spans ^= 1 << span_log2;
         }
-        false
+        None
     }
 
     fn place(va: u64, span_log2: u8) -> (usize, u64) {
@@ -241,30 +245,23 @@ impl Tlb {
 
     /// Forgets the page at `va`, or the block it is part of, for every ASID.
     pub fn flush_page(&mut self, va: u64) {
-        if self.blocks.may_contain(va) {
-            for (table, spans) in self.data.iter_mut().zip(&self.spans) {
-                for (entry, span_log2) in table.iter_mut().zip(spans.iter()) {
-                    if (entry.va() ^ va) >> (*span_log2).max(12) == 0 {
-                        (entry.read, entry.write) = (INVALID, INVALID);
-                    }
+        let block_log2 = u32::from(self.blocks.largest(va).unwrap_or(0)).max(PAGE_SHIFT);
+        let first = va & (u64::MAX << block_log2);
+        let pages =
+            |entries: usize| (0..(1 << (block_log2 - PAGE_SHIFT)).min(entries as u64)).map(|page| page * PAGE_SIZE);
+        for (table, spans) in self.data.iter_mut().zip(&self.spans) {
+            for slot in pages(DATA_ENTRIES).map(|offset| data_slot(first + offset)) {
+                let entry = &mut table[slot];
+                if (entry.va() ^ va) >> u32::from(spans[slot]).max(PAGE_SHIFT) == 0 {
+                    (entry.read, entry.write) = (INVALID, INVALID);
                 }
             }
-            for entry in self.fetch.iter_mut() {
-                if (entry.tag ^ va) >> entry.span_log2.max(12) == 0 {
-                    entry.tag = INVALID;
-                }
-            }
-            return;
         }
-        for table in &mut self.data {
-            let entry = &mut table[data_slot(va)];
-            if entry.va() == va & PAGE_MASK {
-                (entry.read, entry.write) = (INVALID, INVALID);
+        for slot in pages(FETCH_ENTRIES).map(|offset| fetch_slot(first + offset)) {
+            let entry = &mut self.fetch[slot];
+            if (entry.tag ^ va) >> u32::from(entry.span_log2).max(PAGE_SHIFT) == 0 {
+                entry.tag = INVALID;
             }
-        }
-        let entry = &mut self.fetch[fetch_slot(va)];
-        if entry.tag & PAGE_MASK == va & PAGE_MASK {
-            entry.tag = INVALID;
         }
     }
 
@@ -281,7 +278,7 @@ impl Tlb {
 
     /// Keeps the invariants that a new entry touches.
     fn note(&mut self, va: u64, span: Span) {
-        if u32::from(span.log2) > crate::host_memory::PAGE_SHIFT {
+        if u32::from(span.log2) > PAGE_SHIFT {
             self.blocks.insert(va, span.log2);
         }
         if half(va) == 1 && !span.global && self.high_is_global {
@@ -479,6 +476,33 @@ mod tests {
         tlb.flush_page(0x3f_f000);
         assert!(!reads(&tlb, Regime::User, 0x20_5000));
         assert_eq!(tlb.fetch(0x20_6000), None);
+    }
+
+    #[test]
+    fn invalidating_removes_blocks_of_any_size_and_nothing_else() {
+        // Smaller and larger than what the tables cover.
+        for log2 in [16, 21, 25, 30, 39] {
+            let (mut tlb, page, _memory) = tlb();
+            let (size, block) = (1u64 << log2, Span { log2, global: false });
+            let inside = [size, size + size / 2, 2 * size - 0x1000];
+            // In the same slots as those inside, but the last two.
+            let outside = [3 * size, 3 * size + size / 2, size - 0x1000, 2 * size];
+            for va in inside {
+                tlb.insert_data(Regime::User, va, page, true, true, block);
+                tlb.insert_fetch(va, 3, 0, block);
+                tlb.flush_page(size + 0x3000);
+                assert!(!reads(&tlb, Regime::User, va), "{va:#x} of 2^{log2}");
+                assert_eq!(tlb.fetch(va), None);
+            }
+            for va in outside {
+                let span = if va < size { PAGE } else { block };
+                tlb.insert_data(Regime::User, va, page, true, true, span);
+                tlb.insert_fetch(va, 3, 0, span);
+                tlb.flush_page(size + 0x3000);
+                assert!(reads(&tlb, Regime::User, va), "{va:#x} beside 2^{log2}");
+                assert_eq!(tlb.fetch(va), Some(3));
+            }
+        }
     }
 
     #[test]
