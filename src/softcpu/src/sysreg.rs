@@ -278,7 +278,7 @@ impl Core {
                 self.select_interrupts();
                 // PSTATE.D.
                 self.select_debug();
-                return Ok(After::Resync);
+                return Ok(self.after_mask());
             }
             id::FPCR => {
                 self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE;
@@ -299,6 +299,12 @@ impl Core {
             _ => return self.write_debug(reg, value),
         }
         Ok(After::Nothing)
+    }
+
+    /// After a change of PSTATE.DAIF: a pending interrupt is taken at once, and debug exceptions are looked for. Most often there is nothing:
+    /// Linux masks and unmasks interrupts some dozen times in a system call.
+    pub(crate) fn after_mask(&self) -> After {
+        if self.wants_attention() || self.watching { After::Resync } else { After::Nothing }
     }
 
     fn write_timer(&mut self, reg: SysReg, value: u64) -> After {

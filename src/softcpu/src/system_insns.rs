@@ -166,8 +166,7 @@ impl Core {
         }
         self.select_interrupts();
         self.select_debug();
-        let unmasked = op == 0b11_111;
-        if unmasked { Outcome::Resync } else { Outcome::Done }
+        self.after_mask().into()
     }
 
     /// CFINV (FEAT_FlagM); XAFLAG and AXFLAG are FEAT_FlagM2.
