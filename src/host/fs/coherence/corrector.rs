@@ -174,7 +174,10 @@ impl Work {
 
     /// Until something happens or is due.
     fn wait(&self) {
-        let fds = self.shares.iter().filter_map(|share| share.watch.watcher.as_ref()?.as_fd());
+        // What comes while news are collected is heard when they are due: the guest's own changes come here too, and a wake-up for each would be
+        // taken from its vCPUs.
+        let listening = self.shares.iter().filter(|share| share.due.is_none());
+        let fds = listening.filter_map(|share| share.watch.watcher.as_ref()?.as_fd());
         let fds = fds.chain(self.agent.as_ref().map(Agent::as_fd));
         let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         fds.push(PollFd::new(&self.woken, PollFlags::IN));
