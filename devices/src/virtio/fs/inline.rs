@@ -18,8 +18,11 @@ use crate::virtio::spec::fs::FIRST_REQUEST_QUEUE;
 const MOST_REQUESTS: usize = 4;
 /// What no request takes that the host has everything for.
 const LONG: Duration = Duration::from_micros(500);
-/// After one that took longer than that, vCPUs serve nothing for as many times as long: so they lose a twentieth of their time at the most.
-const REST_FACTOR: u32 = 20;
+/// Requests that took longer than that may take one part in so many of the time,
+const SHARE: u32 = 20;
+/// and as much at once as that part of this: a host that is busy makes anybody wait for some milliseconds now and then.
+const TOLERANCE: Duration = Duration::from_secs(1);
+/// After the longest, vCPUs serve nothing for this time.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -102,17 +105,18 @@ impl Errand for Inline {
     }
 }
 
-/// Until when vCPUs leave requests to threads.
+/// When vCPUs leave requests to threads: while long ones have taken more than their part of the time (a leaky bucket).
 #[derive(Debug)]
 struct Rest {
     start: Instant,
-    /// Nanoseconds after `start`. Two vCPUs may both say so, and either is right.
-    end: AtomicU64,
+    /// When what long requests took will have been their part of the time: nanoseconds after `start`. Two vCPUs may both say so, and either
+    /// is nearly right.
+    even: AtomicU64,
 }
 
 impl Rest {
     fn new() -> Self {
-        Self { start: Instant::now(), end: AtomicU64::new(0) }
+        Self { start: Instant::now(), even: AtomicU64::new(0) }
     }
 
     fn nanos(&self, time: Instant) -> u64 {
@@ -120,15 +124,59 @@ impl Rest {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        self.end.load(Ordering::Relaxed) <= self.nanos(now)
+        self.even.load(Ordering::Relaxed) <= self.nanos(now + TOLERANCE)
     }
 
     /// A request was served from `begin` to `end`.
     fn after(&self, begin: Instant, end: Instant) {
         let took = end.saturating_duration_since(begin);
         if took > LONG {
-            let rest = took.saturating_mul(REST_FACTOR).min(LONGEST_REST);
-            self.end.store(self.nanos(end + rest), Ordering::Relaxed);
+            let took = u64::try_from(took.saturating_mul(SHARE).as_nanos()).unwrap_or(u64::MAX);
+            let even = self.even.load(Ordering::Relaxed).max(self.nanos(end)).saturating_add(took);
+            self.even.store(even.min(self.nanos(end + TOLERANCE + LONGEST_REST)), Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A rest, and what tells it of a request of some milliseconds at some millisecond, and asks it.
+    fn rest() -> (Rest, impl Fn(u64) -> Instant) {
+        let rest = Rest::new();
+        let start = rest.start;
+        (rest, move |millis| start + Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn few_long_requests_are_tolerated() {
+        let (rest, at) = rest();
+        rest.after(at(0), at(30));
+        assert!(rest.is_over(at(30)));
+        // A second later they are as good as forgotten.
+        rest.after(at(1000), at(1030));
+        assert!(rest.is_over(at(1030)));
+        // Short ones, however many, are none.
+        (0..10_000).for_each(|_| rest.after(at(1030), at(1030) + LONG));
+        assert!(rest.is_over(at(1030)));
+    }
+
+    #[test]
+    fn vcpus_rest_while_long_requests_took_more_than_their_part() {
+        let (rest, at) = rest();
+        (0..6).for_each(|index| rest.after(at(10 * index), at(10 * (index + 1))));
+        // 60 ms, which are their part of 1.2 s from the first one's end on, less what is tolerated.
+        assert!(!rest.is_over(at(60)));
+        assert!(!rest.is_over(at(209)));
+        assert!(rest.is_over(at(210)));
+    }
+
+    #[test]
+    fn no_rest_is_longer_than_a_second() {
+        let (rest, at) = rest();
+        rest.after(at(0), at(60_000));
+        assert!(!rest.is_over(at(60_999)));
+        assert!(rest.is_over(at(61_000)));
     }
 }

@@ -272,7 +272,7 @@ fn threads_serve_what_follows_a_request_that_took_long_all_the_same() {
         while tree.waiting() == 0 {
             std::thread::yield_now();
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
         tree.hold(false);
     });
     // Who notifies waits for the host.
