@@ -19,7 +19,7 @@ const MOST_REQUESTS: usize = 4;
 /// What no request takes that the host has everything for.
 const LONG: Duration = Duration::from_micros(500);
 /// Requests that took longer than that may take one part in so many of the time,
-const SHARE: u32 = 20;
+const PART: u32 = 20;
 /// and as much at once as that part of this: a host that is busy makes anybody wait for some milliseconds now and then.
 const TOLERANCE: Duration = Duration::from_secs(1);
 /// After the longest, vCPUs serve nothing for this time.
@@ -131,7 +131,7 @@ impl Rest {
     fn after(&self, begin: Instant, end: Instant) {
         let took = end.saturating_duration_since(begin);
         if took > LONG {
-            let took = u64::try_from(took.saturating_mul(SHARE).as_nanos()).unwrap_or(u64::MAX);
+            let took = u64::try_from(took.saturating_mul(PART).as_nanos()).unwrap_or(u64::MAX);
             let even = self.even.load(Ordering::Relaxed).max(self.nanos(end)).saturating_add(took);
             self.even.store(even.min(self.nanos(end + TOLERANCE + LONGEST_REST)), Ordering::Relaxed);
         }

@@ -330,6 +330,7 @@ pub(super) fn effort(operation: &Operation<'_>) -> Effort {
         Operation::Read { size, .. } | Operation::Write { size, .. } if *size > LITTLE_TRANSFER_BYTES => {
             Effort::Moderate
         }
+        Operation::Readdir { size, .. } if *size > LITTLE_LISTING_BYTES => Effort::Moderate,
         // A file that CREATE makes is empty.
         Operation::Open(flags) if flags.truncate => Effort::Long,
         Operation::Setattr(_, changes) if changes.size.is_some() => Effort::Long,
@@ -339,6 +340,8 @@ pub(super) fn effort(operation: &Operation<'_>) -> Effort {
 
 /// Data up to this much is copied while a thread wakes up.
 const LITTLE_TRANSFER_BYTES: u32 = 32 << 10;
+/// The entries of a reply of this size are looked up while a thread wakes up.
+const LITTLE_LISTING_BYTES: u32 = 8 << 10;
 /// Data up to this much is copied faster than another thread takes over.
 const SHORT_TRANSFER_BYTES: u32 = 128 << 10;
 
