@@ -693,13 +693,18 @@ fn everything_survives_a_stop(engine: &Engine) {
     let always = ["run", "-d", "--init", "--name", "always", "--restart", "always", "-v", "kept:/v"];
     engine.out(&[&always[..], &[IMAGE, "sh", "-c", script]].concat());
     for cycle in 1..=cycles(STOPS) {
-        engine.stop();
-        assert_eq!(engine.status()["state"], "stopped");
-        assert!(!engine.socket().exists());
+        if cycle == 4 {
+            start_while_it_stops(engine);
+        } else {
+            engine.stop();
+            assert_eq!(engine.status()["state"], "stopped");
+            assert!(!engine.socket().exists());
+        }
         match cycle {
             1 => start_twice_at_once(engine),
             2 => start_with_an_old_bundle(engine),
             3 => start_with_other_options(engine),
+            4 => {}
             _ => engine.start(),
         }
         let expected = "up\n".repeat(usize::try_from(cycle).unwrap() + 1);
@@ -715,6 +720,18 @@ fn start_twice_at_once(engine: &Engine) {
     assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
     let joined = outputs.iter().filter(|output| errors(output).contains("the engine runs already")).count();
     assert_eq!(joined, 1, "{outputs:?}");
+}
+
+fn start_while_it_stops(engine: &Engine) {
+    let before = engine.status()["pid"].clone();
+    let stop = engine.minivmm(&["stop"]);
+    let stop = std::thread::spawn(move || ok(&mut { stop }));
+    wait_until("the machine stops", || engine.status()["state"] == "stopping");
+    engine.start();
+    stop.join().unwrap();
+    let status = engine.status();
+    assert_eq!(status["state"], "running");
+    assert_ne!(status["pid"], before);
 }
 
 /// A machine of another size, with another folder, and a disk that grows.

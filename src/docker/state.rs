@@ -14,12 +14,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 /// Longest path of a Unix socket on any host that we know (`sun_path` of macOS, with its final zero).
 const MAX_SOCKET_PATH: usize = 103;
+/// How long somebody else takes for the next step with the lock, which is a system call or two.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -174,13 +177,23 @@ impl StateDirectory {
     pub fn claim(&self) -> Result<Claim, StateError> {
         let failed = |source| StateError::Use { path: self.lock_path(), source };
         let mut file = self.open_lock().map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StateError::Running),
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        loop {
+            // Refused by an owner alone; whoever looks for one shares the lock.
+            match file.try_lock_shared() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(StateError::Running),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            // Nobody owns it, so the number is of somebody who was killed.
+            file.set_len(0).map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => file.unlock().map_err(failed)?,
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            std::thread::sleep(MOMENT);
         }
-        let written =
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+        let written = file.rewind().and_then(|()| write!(file, "{}", std::process::id()));
         written.map_err(failed)?;
         Ok(Claim { _lock: file })
     }
@@ -189,14 +202,16 @@ impl StateDirectory {
     #[must_use]
     pub fn owner(&self) -> Option<Pid> {
         let mut file = File::open(self.lock_path()).ok()?;
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                file.read_to_string(&mut text).ok()?;
-                Pid::from_raw(text.trim().parse().ok()?)
+        while matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            let mut text = String::new();
+            file.rewind().and_then(|()| file.read_to_string(&mut text)).ok()?;
+            if !text.is_empty() {
+                return Pid::from_raw(text.parse().ok()?);
             }
-            _ => None,
+            // It has the lock and is about to write its number.
+            std::thread::sleep(MOMENT);
         }
+        None
     }
 
     /// What the process that runs the engine, or the last one that did, has said of itself.
@@ -247,6 +262,7 @@ impl StateDirectory {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -274,6 +290,48 @@ mod tests {
         // The file with the number stays, and means nothing.
         assert_eq!(state.owner(), None);
         state.claim().unwrap();
+    }
+
+    #[test]
+    fn looking_for_an_owner_is_not_owning() {
+        let (_root, state) = directory();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            let look = || {
+                let own = rustix::process::getpid();
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(state.owner().is_none_or(|owner| owner == own));
+                }
+            };
+            let watchers = [threads.spawn(look), threads.spawn(look)];
+            let claims: Vec<_> = (0..500).map(|_| state.claim().map(drop)).collect();
+            is_over.store(true, Ordering::Relaxed);
+            for watcher in watchers {
+                watcher.join().unwrap();
+            }
+            assert!(claims.iter().all(Result::is_ok), "{claims:?}");
+        });
+    }
+
+    #[test]
+    fn number_that_a_killed_owner_left_is_nobodys() {
+        let (_root, state) = directory();
+        fs::write(state.lock_path(), "1").unwrap();
+        let file = state.open_lock().unwrap();
+        file.lock().unwrap();
+        // Locked, and not yet written by its new owner.
+        file.set_len(0).unwrap();
+        std::thread::scope(|threads| {
+            let looking = threads.spawn(|| state.owner());
+            std::thread::sleep(20 * MOMENT);
+            assert!(!looking.is_finished());
+            fs::write(state.lock_path(), "77").unwrap();
+            assert_eq!(looking.join().unwrap(), Pid::from_raw(77));
+        });
+        fs::write(state.lock_path(), "1").unwrap();
+        drop(file);
+        let _claim = state.claim().unwrap();
+        assert_eq!(state.owner(), Some(rustix::process::getpid()));
     }
 
     #[test]

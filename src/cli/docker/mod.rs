@@ -206,8 +206,11 @@ fn wait_for_end(state: &StateDirectory, pid: Pid, patience: Duration) -> bool {
 /// What is known of the engine now. A process that was killed has left "running" behind.
 fn current_status(state: &StateDirectory) -> Status {
     let mut status = state.status().unwrap_or_default();
-    if state.owner().is_some() {
-        return status;
+    if let Some(owner) = state.owner() {
+        let pid = owner.as_raw_nonzero().get();
+        // What is there may be its predecessor's.
+        let has_spoken = status.pid == pid;
+        return if has_spoken { status } else { Status { pid, state: "starting".to_owned(), ..Status::default() } };
     }
     if status.state != "failed" {
         let died = ["starting", "running", "stopping"].contains(&status.state.as_str());

@@ -79,8 +79,9 @@ pub fn run(state: &StateDirectory, arguments: Arguments) -> Result<(), DockerErr
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     let (quiet, timeout) = (arguments.quiet, arguments.timeout);
     state.create()?;
-    if state.owner().is_some() {
-        return join(state, deadline, timeout, quiet);
+    // One that is about to stop is waited for.
+    if state.owner().is_some() && join(state, deadline, timeout, quiet)? {
+        return Ok(());
     }
     let bundle = bundle::ready(Some(BUNDLE), arguments.mirror.as_deref(), quiet)?;
     let options = options(arguments, bundle.id)?;
@@ -94,7 +95,8 @@ pub fn run(state: &StateDirectory, arguments: Arguments) -> Result<(), DockerErr
     match result? {
         Some(Word::Ready) => announce(state, quiet),
         // Another start was faster.
-        Some(Word::Running) => return join(state, deadline, timeout, quiet),
+        Some(Word::Running) if join(state, deadline, timeout, quiet)? => {}
+        Some(Word::Running) => return Err(DockerError::Failed("it was stopped".to_owned())),
         Some(Word::Failed(reason)) => return Err(DockerError::Failed(reason)),
         Some(Word::Stage(_)) | None => {
             let problem = current_status(state).problem;
@@ -202,16 +204,17 @@ fn follow(child: &mut Child, deadline: Instant, timeout: u64, bar: &ProgressBar)
     }
 }
 
-/// Waits for an engine that somebody else started.
-fn join(state: &StateDirectory, deadline: Instant, timeout: u64, quiet: bool) -> Result<(), DockerError> {
+/// Waits for an engine that somebody else started. Whether it runs: somebody may have stopped it.
+fn join(state: &StateDirectory, deadline: Instant, timeout: u64, quiet: bool) -> Result<bool, DockerError> {
     loop {
         let status = current_status(state);
-        match status.state.as_str() {
-            "running" => break,
-            "starting" | "stopping" => {}
-            // The lock is there before the first word.
+        match (status.state.as_str(), status.problem) {
+            ("running", _) => break,
+            ("starting" | "stopping", _) => {}
+            // Its last word is not its end.
             _ if state.owner().is_some() => {}
-            _ => return Err(DockerError::Failed(status.problem.unwrap_or_else(|| "it was stopped".to_owned()))),
+            (_, Some(problem)) => return Err(DockerError::Failed(problem)),
+            (_, None) => return Ok(false),
         }
         if Instant::now() >= deadline {
             return Err(DockerError::TimedOut(timeout));
@@ -222,7 +225,7 @@ fn join(state: &StateDirectory, deadline: Instant, timeout: u64, quiet: bool) ->
         eprintln!("minivmm: the engine runs already; options take effect after `minivmm docker stop`");
     }
     announce(state, quiet);
-    Ok(())
+    Ok(true)
 }
 
 fn announce(state: &StateDirectory, quiet: bool) {
