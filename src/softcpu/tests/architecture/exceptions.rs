@@ -1,11 +1,16 @@
 //! Taking exceptions and returning from them: vectors, PSTATE, syndromes, illegal returns, interrupts, traps
 //! (Arm ARM D1.3, D1.4, D24.2.40).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use minivmm_aarch64::{SysReg, sysreg};
 use minivmm_softcpu::{Exit, regs};
 
 use crate::assembler::{Assembler, Width, pstate, sys};
-use crate::support::{CODE_VA, DONE, EL0, EL1H, EL1T, Machine, PSTATE_PAN, USER_CODE_VA, VECTORS_VA, sctlr};
+use crate::support::{
+    CODE_VA, DATA_VA, DONE, EL0, EL1H, EL1T, MMIO, Machine, PSTATE_PAN, USER_CODE_VA, VECTORS_VA, desc, sctlr,
+};
 
 const UNKNOWN: u64 = 0x00;
 const WAIT: u64 = 0x01;
@@ -215,6 +220,68 @@ fn unmasking_takes_the_pending_interrupt_at_once() {
     machine.set(sysreg::ELR_EL1, USER_CODE_VA + 4);
     let taken = machine.run(EL1H);
     assert_eq!((taken.vector, taken.elr, taken.spsr), (0x480, USER_CODE_VA + 4, 0));
+}
+
+/// Each way to write PSTATE.DAIF, from each value, with a line that was high before or gets high behind it.
+#[test]
+fn each_mask_holds_as_it_was_written() {
+    const STORE: u64 = CODE_VA + 4;
+    const SVC_VECTOR: u16 = 0x200;
+    const B_NEXT: u32 = 0x1400_0001;
+    let mut machine = Machine::paged();
+    machine.low.page(DATA_VA, MMIO, desc::DEVICE);
+    machine.set_x(1, DATA_VA);
+    let raised = Arc::new(AtomicU32::new(0));
+    let (lines, system) = (Arc::clone(&raised), Arc::clone(&machine.system));
+    machine.bus.react(move || {
+        system.set_irq(0, lines.load(Ordering::SeqCst) & I != 0);
+        system.set_fiq(0, lines.load(Ordering::SeqCst) & F != 0);
+    });
+    for (way, operand) in (0..3).flat_map(|way| (0..16_u32).map(move |operand| (way, operand))) {
+        let operand_bits = operand << 6;
+        machine.load(|a| {
+            match way {
+                0 => a.msr(sysreg::DAIF, 2),
+                1 => a.msr_imm(pstate::DAIFSET, operand),
+                _ => a.msr_imm(pstate::DAIFCLR, operand),
+            };
+            a.str(Width::X, 0, 1, 0).word(B_NEXT).nop();
+        });
+        machine.set_x(2, u64::from(operand_bits));
+        for before in (0..16_u32).map(|before| before << 6) {
+            let masks = match way {
+                0 => operand_bits,
+                1 => before | operand_bits,
+                _ => before & !operand_bits,
+            };
+            for line in [0, I, F] {
+                let vector = |masks: u32| match line & !masks {
+                    0 => None,
+                    I => Some(0x280),
+                    _ => Some(0x300),
+                };
+                let row = format!("{way} {operand_bits:#x} {before:#x} {line:#x}");
+                raised.store(line, Ordering::SeqCst);
+                machine.system.set_irq(0, false);
+                machine.system.set_fiq(0, false);
+                let taken = machine.run(5 | before);
+                assert_eq!(taken.spsr, 5 | masks, "{row}");
+                match vector(masks) {
+                    Some(vector) => assert!(taken.vector == vector && taken.elr > STORE, "{row}: {taken:x?}"),
+                    None => assert!(taken.vector == SVC_VECTOR && taken.is_done(), "{row}: {taken:x?}"),
+                }
+                if before & line != 0 {
+                    machine.system.set_irq(0, line == I);
+                    machine.system.set_fiq(0, line == F);
+                    let taken = machine.run(5 | before);
+                    match vector(masks) {
+                        Some(vector) => assert_eq!((taken.vector, taken.elr), (vector, STORE), "{row}"),
+                        None => assert!(taken.vector == SVC_VECTOR && taken.is_done(), "{row}: {taken:x?}"),
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// ISR_EL1 (D24.2.81) shows the lines whether masked or not.

@@ -486,22 +486,30 @@ fn cache_maintenance_by_address_faults_with_cm() {
     assert_eq!(taken.fault(), Some((LOWER, PERMISSION | CM | WNR, DATA_VA + 0x48)));
 }
 
+/// Also where the translation is known from a store before it.
 #[test]
 fn dc_zva_zeroes_its_block_alone() {
-    let mut machine = Machine::paged();
-    machine.set_sctlr(sctlr::DZE);
-    machine.low.page(DATA_VA, DATA, desc::USER);
-    for at in (0..256).step_by(8) {
-        machine.memory.write(DATA + at, u64::MAX);
-    }
-    machine.set_x(1, DATA_VA + 0x7f);
-    let taken = machine.execute(EL0, |a| {
-        a.sys(sys::DC_ZVA, 1);
-    });
-    assert!(taken.is_done());
-    for at in (0..256).step_by(8) {
-        let inside = (64..128).contains(&at);
-        assert_eq!(machine.memory.read(DATA + at), if inside { 0 } else { u64::MAX }, "{at}");
+    for (mode, is_known) in [(EL0, false), (EL0, true), (EL1H, false), (EL1H, true)] {
+        let mut machine = Machine::paged();
+        machine.set_sctlr(sctlr::DZE);
+        machine.low.page(DATA_VA, DATA, if mode == EL0 { desc::USER } else { 0 });
+        for at in (0..256).step_by(8) {
+            machine.memory.write(DATA + at, u64::MAX);
+        }
+        machine.set_x(1, DATA_VA + 0x7f);
+        machine.set_x(2, 0xff);
+        let taken = machine.execute(mode, |a| {
+            if is_known {
+                a.str(Width::B, 2, 1, 0);
+            }
+            a.sys(sys::DC_ZVA, 1);
+        });
+        assert!(taken.is_done());
+        for at in (0..256).step_by(8) {
+            let inside = (64..128).contains(&at);
+            let expected = if inside { 0 } else { u64::MAX };
+            assert_eq!(machine.memory.read(DATA + at), expected, "{at} {mode:#x} {is_known}");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use minivmm_aarch64::sysreg;
 
-use crate::assembler::sys;
+use crate::assembler::{Assembler, Width, sys};
 use crate::support::{DATA, DATA_VA, EL0, EL1H, Machine, desc};
 
 const ISAR0: &str = "ISAR0";
@@ -123,8 +123,15 @@ fn dczid_tells_el0_whether_it_may_zero() {
         machine.set_x(1, DATA_VA);
         assert!(machine.execute(mode, |a| _ = a.mrs(0, sysreg::DCZID_EL0)).is_done());
         assert_eq!(machine.x(0), value);
-        let allowed = machine.execute(mode, |a| _ = a.sys(sys::DC_ZVA, 1)).is_done();
-        assert_eq!(allowed, value & 0x10 == 0);
+        for is_known in [false, true] {
+            let zero = |a: &mut Assembler| {
+                if is_known {
+                    a.str(Width::X, 31, 1, 0);
+                }
+                a.sys(sys::DC_ZVA, 1);
+            };
+            assert_eq!(machine.execute(mode, zero).is_done(), value & 0x10 == 0);
+        }
     }
 }
 

@@ -17,10 +17,12 @@ const R11: Host = 11;
 /// An instruction moves at most so many registers: LD1.
 const MOST_REGISTERS: usize = 4;
 
-/// An access that the table of translations did not know, emitted behind the unit.
+/// An instruction that tier 0 executes after all, emitted behind the unit: mostly an access that the table of translations did not know.
 #[derive(Debug)]
 pub(super) struct Miss {
     label: DynamicLabel,
+    /// A look-up found nothing.
+    is_lookup: bool,
     back: DynamicLabel,
     /// As the instruction found the registers.
     before: State,
@@ -196,12 +198,21 @@ impl Emitter<'_> {
         self.come_back(label, before);
     }
 
-    /// Where tier 0 goes on that has executed the present instruction from `label` on.
+    /// Where the unit goes on when tier 0 has executed the present instruction, to which a look-up that found nothing led by `label`.
     pub(super) fn come_back(&mut self, label: DynamicLabel, before: State) {
+        self.fork(label, before, true);
+    }
+
+    /// As [`Self::come_back`], where something else than a look-up led to `label`.
+    pub(super) fn come_back_from_tier_0(&mut self, label: DynamicLabel, before: State) {
+        self.fork(label, before, false);
+    }
+
+    fn fork(&mut self, label: DynamicLabel, before: State, is_lookup: bool) {
         let back = self.ops.new_dynamic_label();
         asm!(self ; =>back);
         let after = self.state();
-        self.misses.push(Miss { label, back, before, after, at: self.at, lookups: self.lookups });
+        self.misses.push(Miss { label, is_lookup, back, before, after, at: self.at, lookups: self.lookups });
     }
 
     fn stored_registers(&mut self, transfer: Transfer) -> [Option<Host>; MOST_REGISTERS] {
@@ -375,7 +386,10 @@ impl Emitter<'_> {
 
     pub(super) fn emit_misses(&mut self) {
         for miss in std::mem::take(&mut self.misses) {
-            asm!(self ; =>miss.label ; dec QWORD [rdi + layout::TLB_HITS]);
+            asm!(self ; =>miss.label);
+            if miss.is_lookup {
+                asm!(self ; dec QWORD [rdi + layout::TLB_HITS]);
+            }
             self.store_dirty(miss.before);
             self.call_tier_0(miss.at, miss.lookups);
             self.load_all(miss.after);
