@@ -148,6 +148,7 @@ pub(crate) fn system_register(reg: SysReg) -> Option<i32> {
         id::FAR_EL1 => offset_of!(SystemRegisters, far),
         id::ELR_EL1 => offset_of!(SystemRegisters, elr),
         id::SPSR_EL1 => offset_of!(SystemRegisters, spsr),
+        id::CONTEXTIDR_EL1 => offset_of!(SystemRegisters, contextidr),
         _ => return None,
     };
     Some(displacement(offset_of!(Core, sys) + field))

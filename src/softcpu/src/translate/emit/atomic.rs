@@ -1,7 +1,7 @@
 //! Exclusives, acquire and release, compare-and-swap and the LSE atomics, as `atomics` has them: guest atomics are host atomics.
 //!
-//! Whatever is not aligned, not in the table of translations, or tagged is left to tier 0. So are pairs, and minimum and maximum, which the
-//! host has no instruction for.
+//! Whatever is not aligned, not in the table of translations, or tagged is left to tier 0. So are pairs, but for the usual CASP, and minimum and
+//! maximum, which the host has no instruction for.
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
@@ -65,6 +65,7 @@ impl Emitter<'_> {
                 let f = Fields::of(word);
                 match (bit(word, 23), bit(word, 21), bit(word, 22)) {
                     (true, true, _) => self.compare_and_swap(f),
+                    (false, true, _) if word >> 30 == 1 && f.s < 30 && f.t < 30 => self.compare_and_swap_pair(f),
                     (false, true, _) => self.call_for_present(),
                     (false, false, true) => self.load_exclusive(f),
                     (false, false, false) => self.store_exclusive(f),
@@ -173,6 +174,33 @@ impl Emitter<'_> {
         asm!(self ; mov rax, Rq(s));
         sized!(self, f.size_log2, lock cmpxchg, t);
         self.old_value(f, f.s);
+        self.come_back(miss, before);
+    }
+
+    /// CASP of doublewords, without XZR: what Linux allocates memory with.
+    fn compare_and_swap_pair(&mut self, f: Fields) {
+        let f = Fields { size_log2: 4, ..f };
+        let miss = self.ops.new_dynamic_label();
+        self.aligned(f, miss);
+        let (low, high) = (self.read(f.s), self.read(f.s + 1));
+        let (new_low, new_high) = (self.read(f.t), self.read(f.t + 1));
+        let before = self.state();
+        self.look_up_both(f, miss);
+        // Any of the four may be in rbx, none is in the others.
+        asm!(self
+            ; push rbx
+            ; push rdx
+            ; mov rax, Rq(low)
+            ; mov rdx, Rq(high)
+            ; mov rcx, Rq(new_high)
+            ; mov rbx, Rq(new_low)
+            ; lock cmpxchg16b [r11]
+            ; mov rcx, rdx
+            ; pop rdx
+            ; pop rbx
+        );
+        let (low, high) = (self.write(f.s), self.write(f.s + 1));
+        asm!(self ; mov Rq(low), rax ; mov Rq(high), rcx);
         self.come_back(miss, before);
     }
 

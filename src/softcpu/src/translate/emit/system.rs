@@ -151,7 +151,7 @@ impl Emitter<'_> {
                 );
                 self.come_back_from_tier_0(miss, before);
             }
-            id::SPSR_EL1 => {
+            id::SPSR_EL1 | id::CONTEXTIDR_EL1 => {
                 let field = layout::system_register(reg)?;
                 let t = self.read(t);
                 asm!(self ; mov eax, Rd(t) ; mov [rdi + field], rax);
