@@ -278,7 +278,7 @@ impl Core {
                 self.select_interrupts();
                 // PSTATE.D.
                 self.select_debug();
-                return Ok(self.after_mask());
+                return Ok(self.after_interrupts_changed());
             }
             id::FPCR => {
                 self.regs.fpcr = value as u32 & crate::id::FPCR_WRITABLE;
@@ -301,9 +301,9 @@ impl Core {
         Ok(After::Nothing)
     }
 
-    /// After a change of PSTATE.DAIF: a pending interrupt is taken at once, and debug exceptions are looked for. Most often there is nothing:
-    /// Linux masks and unmasks interrupts some dozen times in a system call.
-    pub(crate) fn after_mask(&self) -> After {
+    /// After a change of PSTATE.DAIF or of the interrupt lines: a pending interrupt is taken at once, and debug exceptions are looked for. Most
+    /// often there is nothing: Linux masks and unmasks interrupts some dozen times in a system call.
+    pub(crate) fn after_interrupts_changed(&self) -> After {
         if self.wants_attention() || self.watching { After::Resync } else { After::Nothing }
     }
 

@@ -78,7 +78,7 @@ impl Core {
             Some(value) => {
                 self.regs.set_x(t, value);
                 // Reading an acknowledge register changes the interrupt lines.
-                Outcome::Resync
+                self.after_interrupts_changed().into()
             }
             None => Outcome::Undefined,
         }
@@ -99,7 +99,7 @@ impl Core {
         let mut known = false;
         let index = self.index;
         self.outside_guest(|| known = bus.write_sysreg(index, reg, value));
-        if known { Outcome::Resync } else { Outcome::Undefined }
+        if known { self.after_interrupts_changed().into() } else { Outcome::Undefined }
     }
 
     /// MRS or MSR of `reg` is the machine's to do.
@@ -166,7 +166,7 @@ impl Core {
         }
         self.select_interrupts();
         self.select_debug();
-        self.after_mask().into()
+        self.after_interrupts_changed().into()
     }
 
     /// CFINV (FEAT_FlagM); XAFLAG and AXFLAG are FEAT_FlagM2.
