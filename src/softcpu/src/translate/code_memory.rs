@@ -1,24 +1,31 @@
 // UNSAFETY: memory for machine code is two mappings of one file, written through one and run through the other, and running it is a call of
-// an address. Both ask for bare pointers.
+// an address. Both ask for bare pointers. So does exchanging what is full for a copy in a large page, at the same address.
 #![expect(unsafe_code, reason = "see UNSAFETY above")]
 
 //! Bounded host memory for generated code, which is only ever appended: never writable and executable through the same mapping.
+//!
+//! A guest's way through its kernel leads to hundreds of pages of code, more than the host has instruction TLB entries for, and no Linux gives
+//! large pages to a file in memory unless it is told to. Whatever large page is full therefore *settles*: a private copy takes its place.
 
+use std::io;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rustix::fs::MemfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
 use crate::core::Core;
 
 /// Starts of units are multiples of this: a host cache line's half.
 const ALIGN: usize = 32;
+/// The host's large page.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Why there is no memory for code.
 #[derive(Debug, thiserror::Error)]
 #[error("the host gives no memory for generated code")]
-pub(crate) struct CodeMemoryError(#[from] rustix::io::Errno);
+pub(crate) struct CodeMemoryError(#[from] Errno);
 
 /// A stretch of memory for code.
 #[derive(Debug)]
@@ -26,8 +33,16 @@ pub(crate) struct CodeMemory {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     len: usize,
-    /// Bytes in use. Who holds it may write behind them.
-    used: Mutex<usize>,
+    /// Who holds it may write behind what is in use.
+    fill: Mutex<Fill>,
+}
+
+#[derive(Debug, Default)]
+struct Fill {
+    /// Bytes in use.
+    used: usize,
+    /// Those that have settled, or failed to: whole large pages.
+    settled: usize,
 }
 
 // SAFETY: both mappings belong to this value alone.
@@ -44,34 +59,68 @@ impl CodeMemory {
         let len = len.max(1).next_multiple_of(rustix::param::page_size());
         let file = rustix::fs::memfd_create(c"minivmm-code", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, len as u64)?;
-        let map = |protection| {
-            // SAFETY: a new mapping at an address of the host's choice touches no other memory.
-            let address =
-                unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, &file, 0) }?;
-            NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)
+        let executable = reserve(len)?;
+        let map = |at: *mut u8, protection, flags| {
+            // SAFETY: a new mapping, at an address of the host's choice or in place of what was reserved for it.
+            let address = unsafe { rustix::mm::mmap(at.cast(), len, protection, MapFlags::SHARED | flags, &file, 0) }?;
+            NonNull::new(address.cast()).ok_or(Errno::NOMEM)
         };
-        let executable = map(ProtFlags::READ | ProtFlags::EXEC)?;
-        let writable = map(ProtFlags::READ | ProtFlags::WRITE)?;
-        Ok(Self { writable, executable, len, used: Mutex::new(0) })
+        let executable = map(executable, ProtFlags::READ | ProtFlags::EXEC, MapFlags::FIXED)?;
+        let writable = map(std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())?;
+        Ok(Self { writable, executable, len, fill: Mutex::default() })
     }
 
     /// Appends `code` and returns the address it runs at, or `None` if there is no room.
     pub fn append(&self, code: &[u8]) -> Option<usize> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = used.next_multiple_of(ALIGN);
+        let mut fill = self.fill.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = fill.used.next_multiple_of(ALIGN);
         let end = start.checked_add(code.len()).filter(|end| *end <= self.len)?;
         // SAFETY: `start` is inside the mapping.
         let to = unsafe { self.writable.add(start) };
         // SAFETY: `start..end` is inside the mapping, which nobody else writes meanwhile, and code is not in it. x86-64 keeps instruction
         // fetch coherent with stores, through whatever mapping (Intel SDM 3, 12.6); other threads learn the address through a lock.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), to.as_ptr(), code.len()) };
-        *used = end;
+        fill.used = end;
+        if end - fill.settled >= LARGE_PAGE && *HAS_LARGE_PAGES {
+            // A wish: without, the code runs where it is.
+            let _ = self.settle(fill.settled);
+            fill.settled += LARGE_PAGE;
+        }
         Some(self.executable.addr().get() + start)
+    }
+
+    /// Exchanges the large page at `offset`, which is full, for a copy that is one to the host as well, and gives back the file's memory. Whoever
+    /// runs code in it meanwhile waits for a moment, or does not notice.
+    fn settle(&self, offset: usize) -> Result<(), Errno> {
+        let (from, to) = (self.writable.as_ptr().wrapping_add(offset), self.executable.as_ptr().wrapping_add(offset));
+        let copy = reserve(LARGE_PAGE)?;
+        // SAFETY: of `copy`, which is ours and whose bytes nobody refers to.
+        let protect = |access| unsafe { rustix::mm::mprotect(copy.cast(), LARGE_PAGE, access) };
+        let copied = (|| {
+            protect(MprotectFlags::READ | MprotectFlags::WRITE)?;
+            // SAFETY: advice about it changes nothing that can be read from it.
+            unsafe { rustix::mm::madvise(copy.cast(), LARGE_PAGE, Advice::LinuxHugepage) }?;
+            // SAFETY: a large page of ours at either; nobody else knows `copy`, and nobody writes to `from` any more: every unit in it is whole.
+            unsafe { std::ptr::copy_nonoverlapping(from, copy, LARGE_PAGE) };
+            protect(MprotectFlags::READ | MprotectFlags::EXEC)?;
+            let (copy, to) = (copy.cast(), to.cast());
+            // SAFETY: the same bytes take the place of those that run. To whoever runs there the mapping changes in one step.
+            unsafe { rustix::mm::mremap_fixed(copy, LARGE_PAGE, LARGE_PAGE, MremapFlags::MAYMOVE, to) }
+        })();
+        match copied {
+            // SAFETY: the file's page has no reader and no writer left.
+            Ok(_) => unsafe { rustix::mm::madvise(from.cast(), LARGE_PAGE, Advice::LinuxRemove) },
+            Err(error) => {
+                // SAFETY: the range was reserved above, and did not move.
+                unsafe { rustix::mm::munmap(copy.cast(), LARGE_PAGE) }?;
+                Err(error)
+            }
+        }
     }
 
     /// Bytes that hold code.
     pub fn used(&self) -> usize {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.fill.lock().unwrap_or_else(PoisonError::into_inner).used
     }
 
     /// Runs the unit at `entry` through the code at `trampoline`.
@@ -96,6 +145,40 @@ impl CodeMemory {
     }
 }
 
+/// Whether the host may give large pages to who asks for them.
+static HAS_LARGE_PAGES: LazyLock<bool> = LazyLock::new(|| {
+    let read = || -> io::Result<bool> {
+        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")?;
+        let size = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")?;
+        Ok(!enabled.contains("[never]") && size.trim().parse() == Ok(LARGE_PAGE))
+    };
+    read().unwrap_or(false)
+});
+
+/// `len` bytes of addresses, of which the first is a large page's.
+fn reserve(len: usize) -> Result<*mut u8, Errno> {
+    let all = len + LARGE_PAGE;
+    // SAFETY: a new mapping at an address of the host's choice touches no other memory.
+    let start: *mut u8 = unsafe {
+        rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            all,
+            ProtFlags::empty(),
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )
+    }?
+    .cast();
+    let before = start.addr().next_multiple_of(LARGE_PAGE) - start.addr();
+    let first = start.wrapping_add(before);
+    for (rest, len) in [(start, before), (first.wrapping_add(len), all - before - len)] {
+        if len != 0 {
+            // SAFETY: part of the mapping just made.
+            unsafe { rustix::mm::munmap(rest.cast(), len) }?;
+        }
+    }
+    Ok(first)
+}
+
 impl Drop for CodeMemory {
     fn drop(&mut self) {
         for mapping in [self.writable, self.executable] {
@@ -108,6 +191,8 @@ impl Drop for CodeMemory {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -119,15 +204,55 @@ mod tests {
         assert_eq!(memory.append(&[0xc3; 4096]), None);
         assert!(memory.append(&[0xc3; 1]).is_some_and(|third| third >= second + 100));
     }
+
+    /// What the mapping that begins at `address` allows.
+    fn access(address: NonNull<u8>) -> String {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let start = format!("{:x}-", address.addr());
+        let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    }
+
     #[test]
     fn no_mapping_is_writable_and_executable() {
         let memory = CodeMemory::new(3 * 4096).unwrap();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let access = |address: NonNull<u8>| {
-            let start = format!("{:x}-", address.addr());
-            let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
-            line.split_whitespace().nth(1).unwrap()
-        };
-        assert_eq!((access(memory.executable), access(memory.writable)), ("r-xs", "rw-s"));
+        assert_eq!((access(memory.executable), access(memory.writable)), ("r-xs".to_owned(), "rw-s".to_owned()));
+    }
+
+    /// `mov eax, number; ret`.
+    fn returns(number: u32) -> [u8; 6] {
+        let [a, b, c, d] = number.to_le_bytes();
+        [0xb8, a, b, c, d, 0xc3]
+    }
+
+    fn call(address: usize) -> u32 {
+        let code = std::ptr::with_exposed_provenance::<()>(address);
+        // SAFETY: what `returns` has made is such a function.
+        let code = unsafe { std::mem::transmute::<*const (), extern "sysv64" fn() -> u32>(code) };
+        code()
+    }
+
+    #[test]
+    fn full_large_pages_settle_under_whoever_runs_there() {
+        let memory = CodeMemory::new(3 * LARGE_PAGE).unwrap();
+        let first = memory.append(&returns(1)).unwrap();
+        let is_full = AtomicBool::new(false);
+        let codes = std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !is_full.load(Ordering::Relaxed) {
+                    assert_eq!(call(first), 1);
+                }
+            });
+            let codes: Vec<_> = (2..).map_while(|number| Some((number, memory.append(&returns(number))?))).collect();
+            is_full.store(true, Ordering::Relaxed);
+            codes
+        });
+        assert_eq!(codes.len(), 3 * LARGE_PAGE / ALIGN - 1);
+        assert!(codes.iter().all(|(number, address)| call(*address) == *number));
+        if *HAS_LARGE_PAGES {
+            assert_eq!(access(memory.executable), "r-xp");
+        } else {
+            eprintln!("skipped: this host gives no large pages");
+        }
     }
 }
