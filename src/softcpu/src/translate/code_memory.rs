@@ -2,7 +2,7 @@
 // an address. Both ask for bare pointers. So does exchanging what is full for a copy in a large page, at the same address.
 #![expect(unsafe_code, reason = "see UNSAFETY above")]
 
-//! Bounded host memory for generated code, which is only ever appended: never writable and executable through the same mapping.
+//! Bounded host memory for generated code, which is only ever added to: never writable and executable through the same mapping.
 //!
 //! A guest's way through its kernel leads to hundreds of pages of code, more than the host has instruction TLB entries for, and no Linux gives
 //! large pages to a file in memory unless it is told to. Whatever large page is full therefore *settles*: a private copy takes its place.
@@ -19,6 +19,8 @@ use crate::core::Core;
 
 /// Starts of units are multiples of this: a host cache line's half.
 const ALIGN: usize = 32;
+/// What seldom runs begins at multiples of this, as operands in memory ask for.
+pub(crate) const COLD_ALIGN: usize = 16;
 /// The host's large page.
 const LARGE_PAGE: usize = 2 << 20;
 
@@ -33,16 +35,56 @@ pub(crate) struct CodeMemory {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     len: usize,
-    /// Who holds it may write behind what is in use.
+    /// Who holds it may write what is not in use.
     fill: Mutex<Fill>,
 }
 
-#[derive(Debug, Default)]
+/// Which bytes are in use. A large page is filled from both ends.
+#[derive(Debug)]
 struct Fill {
-    /// Bytes in use.
+    /// Where the present page begins.
+    page: usize,
+    /// Where the part of the next code begins that runs mostly.
+    hot: usize,
+    /// Where the part of the next code ends that seldom runs.
+    cold: usize,
+    /// Bytes in use in all.
     used: usize,
-    /// Those that have settled, or failed to: whole large pages.
-    settled: usize,
+}
+
+/// Code that has no place yet, in two parts.
+#[derive(Debug)]
+pub(crate) struct Code {
+    /// What runs mostly is `..hot`, what seldom does `cold..`.
+    pub bytes: Vec<u8>,
+    pub hot: usize,
+    /// A multiple of [`COLD_ALIGN`].
+    pub cold: usize,
+    /// Where the displacements, of 32 bits, are by which each part refers to the other.
+    pub crossings: Vec<usize>,
+}
+
+impl Code {
+    /// Code of one part.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self { hot: bytes.len(), cold: bytes.len(), bytes, crossings: Vec::new() }
+    }
+
+    /// Bytes of both parts.
+    pub fn len(&self) -> usize {
+        self.hot + self.bytes.len() - self.cold
+    }
+
+    /// Moves the second part `distance` bytes away from where it is behind the first.
+    fn part(&mut self, distance: i32) {
+        for at in &self.crossings {
+            let field = self.bytes.get_mut(*at..).and_then(|bytes| bytes.first_chunk_mut::<4>());
+            let Some(field) = field else { continue };
+            let before = i32::from_le_bytes(*field);
+            let after = if *at < self.cold { before.wrapping_add(distance) } else { before.wrapping_sub(distance) };
+            *field = after.to_le_bytes();
+        }
+    }
 }
 
 // SAFETY: both mappings belong to this value alone.
@@ -67,26 +109,51 @@ impl CodeMemory {
         };
         let executable = map(executable, ProtFlags::READ | ProtFlags::EXEC, MapFlags::FIXED)?;
         let writable = map(std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())?;
-        Ok(Self { writable, executable, len, fill: Mutex::default() })
+        let fill = Fill { page: 0, hot: 0, cold: len.min(LARGE_PAGE), used: 0 };
+        Ok(Self { writable, executable, len, fill: Mutex::new(fill) })
     }
 
-    /// Appends `code` and returns the address it runs at, or `None` if there is no room.
-    pub fn append(&self, code: &[u8]) -> Option<usize> {
+    /// Adds `code` and returns the address it runs at, or `None` if there is no room.
+    pub fn append(&self, mut code: Code) -> Option<usize> {
         let mut fill = self.fill.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = fill.used.next_multiple_of(ALIGN);
-        let end = start.checked_add(code.len()).filter(|end| *end <= self.len)?;
-        // SAFETY: `start` is inside the mapping.
-        let to = unsafe { self.writable.add(start) };
-        // SAFETY: `start..end` is inside the mapping, which nobody else writes meanwhile, and code is not in it. x86-64 keeps instruction
-        // fetch coherent with stores, through whatever mapping (Intel SDM 3, 12.6); other threads learn the address through a lock.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), to.as_ptr(), code.len()) };
-        fill.used = end;
-        if end - fill.settled >= LARGE_PAGE && *HAS_LARGE_PAGES {
-            // A wish: without, the code runs where it is.
-            let _ = self.settle(fill.settled);
-            fill.settled += LARGE_PAGE;
+        let (hot, cold) = loop {
+            let hot = fill.hot.next_multiple_of(ALIGN);
+            let cold = fill.cold.checked_sub(code.bytes.len() - code.cold).map(|cold| cold & !(COLD_ALIGN - 1));
+            match cold.filter(|cold| hot + code.hot <= *cold) {
+                Some(cold) => break (hot, cold),
+                None => self.turn_page(&mut fill)?,
+            }
+        };
+        // Both are in one page, and the parts not nearer to each other than they were: `hot` and `cold` are as aligned as `code.cold` is.
+        code.part(i32::try_from(cold - hot - code.cold).ok()?);
+        self.write(hot, code.bytes.get(..code.hot)?);
+        self.write(cold, code.bytes.get(code.cold..)?);
+        fill.used += hot + code.hot - fill.hot + fill.cold - cold;
+        (fill.hot, fill.cold) = (hot + code.hot, cold);
+        Some(self.executable.addr().get() + hot)
+    }
+
+    /// Writes `code`, which nobody runs yet, at `offset`.
+    fn write(&self, offset: usize, code: &[u8]) {
+        debug_assert!(offset + code.len() <= self.len);
+        let to = self.writable.as_ptr().wrapping_add(offset);
+        // SAFETY: the range is inside the mapping and not in use, and whoever calls has the lock; `code` is not in the mapping. x86-64 keeps
+        // instruction fetch coherent with stores, through whatever mapping (Intel SDM 3, 12.6); other threads learn the address through a lock.
+        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len()) };
+    }
+
+    /// Goes to the next page, if there is one.
+    fn turn_page(&self, fill: &mut Fill) -> Option<()> {
+        let next = fill.page + LARGE_PAGE;
+        if next >= self.len {
+            return None;
         }
-        Some(self.executable.addr().get() + start)
+        if *HAS_LARGE_PAGES {
+            // A wish: without, the code runs where it is.
+            let _ = self.settle(fill.page);
+        }
+        (fill.page, fill.hot, fill.cold) = (next, next, self.len.min(next + LARGE_PAGE));
+        Some(())
     }
 
     /// Exchanges the large page at `offset`, which is full, for a copy that is one to the host as well, and gives back the file's memory. Whoever
@@ -193,16 +260,23 @@ impl Drop for CodeMemory {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use dynasmrt::{DynasmApi, DynasmLabelApi};
+
     use super::*;
+    use crate::translate::emit::Assembler;
+
+    fn returning(len: usize) -> Code {
+        Code::of(vec![0xc3; len])
+    }
 
     #[test]
     fn full_memory_takes_nothing() {
         let memory = CodeMemory::new(4096).unwrap();
-        let first = memory.append(&[0xc3; 100]).unwrap();
-        let second = memory.append(&[0xc3; 100]).unwrap();
+        let first = memory.append(returning(100)).unwrap();
+        let second = memory.append(returning(100)).unwrap();
         assert!(second >= first + 100 && second.is_multiple_of(ALIGN));
-        assert_eq!(memory.append(&[0xc3; 4096]), None);
-        assert!(memory.append(&[0xc3; 1]).is_some_and(|third| third >= second + 100));
+        assert_eq!(memory.append(returning(4096)), None);
+        assert!(memory.append(returning(1)).is_some_and(|third| third >= second + 100));
     }
 
     /// What the mapping that begins at `address` allows.
@@ -219,10 +293,14 @@ mod tests {
         assert_eq!((access(memory.executable), access(memory.writable)), ("r-xs".to_owned(), "rw-s".to_owned()));
     }
 
-    /// `mov eax, number; ret`.
-    fn returns(number: u32) -> [u8; 6] {
-        let [a, b, c, d] = number.to_le_bytes();
-        [0xb8, a, b, c, d, 0xc3]
+    /// `jmp cold`, `hot: ret` and, far away, `cold: mov eax, number; jmp hot`.
+    fn returns(number: u32) -> Code {
+        let mut ops = Assembler::new();
+        let (hot, cold) = (ops.new_dynamic_label(), ops.new_dynamic_label());
+        dynasmrt::dynasm!(ops ; .arch x64 ; jmp =>cold ; =>hot ; ret);
+        ops.begin_cold();
+        dynasmrt::dynasm!(ops ; .arch x64 ; =>cold ; mov eax, number.cast_signed() ; jmp =>hot);
+        ops.finish().unwrap()
     }
 
     fn call(address: usize) -> u32 {
@@ -235,7 +313,7 @@ mod tests {
     #[test]
     fn full_large_pages_settle_under_whoever_runs_there() {
         let memory = CodeMemory::new(3 * LARGE_PAGE).unwrap();
-        let first = memory.append(&returns(1)).unwrap();
+        let first = memory.append(returns(1)).unwrap();
         let is_full = AtomicBool::new(false);
         let codes = std::thread::scope(|threads| {
             threads.spawn(|| {
@@ -243,11 +321,12 @@ mod tests {
                     assert_eq!(call(first), 1);
                 }
             });
-            let codes: Vec<_> = (2..).map_while(|number| Some((number, memory.append(&returns(number))?))).collect();
+            let codes: Vec<_> = (2..).map_while(|number| Some((number, memory.append(returns(number))?))).collect();
             is_full.store(true, Ordering::Relaxed);
             codes
         });
-        assert_eq!(codes.len(), 3 * LARGE_PAGE / ALIGN - 1);
+        assert_eq!(codes.len() / (LARGE_PAGE / (ALIGN + COLD_ALIGN)), 3);
+        assert!(memory.used() > 3 * LARGE_PAGE - 3 * 64 && memory.used() <= 3 * LARGE_PAGE);
         assert!(codes.iter().all(|(number, address)| call(*address) == *number));
         if *HAS_LARGE_PAGES {
             assert_eq!(access(memory.executable), "r-xp");

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 
-use super::code_memory::CodeMemory;
+use super::code_memory::{Code, CodeMemory};
 use super::emit;
 use super::layout::Mode;
 use crate::insn::Insn;
@@ -104,7 +104,7 @@ impl Generation {
     fn new(bytes: usize) -> Option<Self> {
         let stubs = emit::stubs::stubs()?;
         let memory = CodeMemory::new(bytes).ok()?;
-        let base = memory.append(&stubs.code)?;
+        let base = memory.append(Code::of(stubs.code))?;
         Some(Self {
             memory,
             units: Mutex::default(),
@@ -130,10 +130,11 @@ impl Generation {
         // Made without the lock; if another vCPU makes it too, one of the two is never found again.
         let insns: Box<[Insn]> = insns.into();
         let Some(code) = emit::emit(&insns, first, mode) else { return Found::None };
-        let Some(address) = self.memory.append(&code) else { return Found::Full };
+        let bytes = code.len();
+        let Some(address) = self.memory.append(code) else { return Found::Full };
         let rehash = |unit: &Unit| self.hasher.hash_one((&*unit.insns, unit.first, unit.mode));
         self.lock().insert_unique(hash, Unit { insns, first, mode, address }, rehash);
-        Found::New(address, code.len())
+        Found::New(address, bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashTable<Unit>> {

@@ -199,8 +199,16 @@ impl Emitter<'_> {
         );
     }
 
-    pub(super) fn emit_exits(&mut self) {
-        for exit in std::mem::take(&mut self.exits) {
+    /// Emits the exits of conditional branches, and returns the others.
+    pub(super) fn emit_usual_exits(&mut self) -> Vec<SideExit> {
+        let exits = std::mem::take(&mut self.exits).into_iter();
+        let (usual, seldom) = exits.partition(|exit| matches!(exit.target, Target::Offset(_)));
+        self.emit_exits(usual);
+        seldom
+    }
+
+    pub(super) fn emit_exits(&mut self, exits: Vec<SideExit>) {
+        for exit in exits {
             asm!(self ; =>exit.label);
             self.store_dirty(exit.state);
             if let Flags::InHost(setter) = exit.flags {

@@ -12,6 +12,7 @@
 // dynasm! converts every register number, also one that has the right type already.
 #![expect(clippy::useless_conversion, reason = "in the expansion of dynasm!")]
 
+mod assembler;
 mod atomic;
 mod branch;
 mod crypto;
@@ -26,13 +27,14 @@ pub(super) mod stubs;
 mod system;
 mod vector;
 
-use dynasmrt::x64::X64Relocation;
-use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
+pub(super) use self::assembler::Assembler;
 use self::branch::SideExit;
 use self::flags::Flags;
 use self::memory::Miss;
 use self::registers::{Action, Host, Registers, Snapshot};
+use super::code_memory::Code;
 use super::layout::{self, Mode};
 use crate::insn::Insn;
 use crate::regs::{SP, ZERO};
@@ -46,7 +48,7 @@ macro_rules! asm {
 use asm;
 
 pub(super) struct Emitter<'a> {
-    ops: VecAssembler<X64Relocation>,
+    ops: Assembler,
     mode: Mode,
     /// From the unit's first on.
     insns: &'a [Insn],
@@ -88,8 +90,8 @@ enum Flow {
 
 /// Makes a unit of `insns`, of which the first is instruction `first` of its page: code that runs at any address, and refers to `insns` where
 /// it needs tier 0. `None` where not even the first instruction can be translated.
-pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Vec<u8>> {
-    let mut ops = VecAssembler::new(0);
+pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Code> {
+    let mut ops = Assembler::new();
     let start = ops.new_dynamic_label();
     let mut emitter = Emitter {
         ops,
@@ -109,7 +111,7 @@ pub(crate) fn emit(insns: &[Insn], first: usize, mode: Mode) -> Option<Vec<u8>> 
         constants: Vec::new(),
     };
     emitter.unit()?;
-    emitter.ops.finalize().ok()
+    emitter.ops.finish()
 }
 
 impl Emitter<'_> {
@@ -139,7 +141,9 @@ impl Emitter<'_> {
                 break;
             }
         }
-        self.emit_exits();
+        let seldom = self.emit_usual_exits();
+        self.ops.begin_cold();
+        self.emit_exits(seldom);
         self.emit_misses();
         self.emit_constants();
         Some(())
