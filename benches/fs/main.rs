@@ -1,4 +1,4 @@
-//! `cargo bench --bench fs`: the file system device with the guest's side driven from here, so that no software CPU hides it, and virtiofsd
+//! `cargo bench --bench fs`, on Linux: the file system device with the guest's side driven from here, so that no software CPU hides it, and virtiofsd
 //! and fuse-backend-rs on the same requests.
 //!
 //! All three serve the same directory to the same polling driver, ours in this process and the others as vhost-user daemons; none
@@ -9,10 +9,12 @@
 //! `cargo build --release --manifest-path benches/fs/rival/Cargo.toml`'s. One that is missing is left out.
 
 mod guest;
+#[path = "../measuring/mod.rs"]
+#[expect(dead_code, reason = "other benches use more of it")]
+mod measuring;
 mod vhost_user;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -31,9 +33,8 @@ use minivmm_devices::virtio::transport::mmio::MmioTransport;
 use zerocopy::{FromBytes, IntoBytes};
 
 use guest::{Guest, QUEUE_SIZE, Request, SLOTS, new_memory, rings};
+use measuring::{Result, number};
 use vhost_user::Daemon;
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const FILES: usize = 100;
 /// Requests of a case, one at a time, and of one with many in flight.
@@ -42,7 +43,7 @@ const TOGETHER: usize = 8000;
 const ROOT: u64 = 1;
 
 fn main() -> Result<()> {
-    let runs = std::env::var("MINIVMM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5);
+    let runs = number("MINIVMM_BENCH_RUNS", 5);
     let directory = tempfile::tempdir()?;
     prepare(directory.path())?;
     let mut results: BTreeMap<(usize, &str), BTreeMap<&str, Vec<Figures>>> = BTreeMap::new();
@@ -67,8 +68,7 @@ fn main() -> Result<()> {
     for ((_, case), by_kind) in results {
         let median = |name: &str, of: fn(&Figures) -> f64| {
             let mut values: Vec<f64> = by_kind.get(name)?.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied()
+            Some(measuring::median(&mut values))
         };
         let names = Kind::all().map(Kind::name);
         let rates = names.map(|name| median(name, |figures| figures.per_core / 1e3));

@@ -11,7 +11,6 @@ use std::sync::{Mutex, PoisonError};
 pub mod debian;
 pub mod gic;
 pub mod guest;
-#[cfg(target_os = "linux")]
 pub mod network;
 pub mod session;
 pub mod share;

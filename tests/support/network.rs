@@ -21,8 +21,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// Runs `test` on a thread in a network of its own. Without root, it says that it does not.
+    /// Runs `test` on a thread in a network of its own. Without Linux or root, it says that it does not.
     pub fn own(test: impl FnOnce(&Self) + Send) {
+        if !cfg!(target_os = "linux") {
+            eprintln!("skipped: only Linux makes network namespaces");
+            return;
+        }
         if !rustix::process::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "this test makes a network namespace: run it as root");
             eprintln!("skipped: only root makes network namespaces");
@@ -52,12 +56,14 @@ impl Network {
         std::thread::scope(|scope| {
             let other = scope.spawn(move || {
                 unshare();
-                tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+                // `PROCESS/task/THREAD`.
+                tell.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
                 wait.recv().unwrap();
                 run(&format!("ip link set lo up; ip addr add {BEYOND}/24 dev beyond1; ip link set beyond1 up"));
                 there()
             });
-            let id = told.recv().unwrap();
+            let thread = told.recv().unwrap();
+            let id = thread.file_name().unwrap().display();
             self.set_up(&format!("ip link add beyond type veth peer name beyond1; ip link set beyond1 netns {id}"));
             self.set_up("ip addr add 198.51.100.1/24 dev beyond; ip link set beyond up");
             go.send(()).unwrap();
@@ -143,11 +149,17 @@ fn send_back(mut connection: impl Connection) {
 }
 
 /// For this thread and the processes that it starts.
+#[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "so is `unshare`")]
 fn unshare() {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     // SAFETY: asks for no file table of its own (`FILES`), which is what would take descriptors from other threads' hands.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unshare() {
+    unreachable!("`Network::own` does not come here");
 }
 
 /// A program of the host that ends with its test.

@@ -9,7 +9,7 @@ use minivmm_devices::virtio::fs::errno::Errno;
 use minivmm_devices::virtio::fs::file_system::{FileSystem, NodeId, RenameMode, SetXattr};
 use minivmm_devices::virtio::fs::name::Name;
 
-use super::support::{READ, READ_WRITE, ROOT, Shared, WRITE, is_root, unprivileged, with_name};
+use super::support::{READ, READ_WRITE, ROOT, Shared, WRITE, is_root, make_fifo, unprivileged, with_name};
 use crate::host::fs::{Ownership, Share};
 
 /// A share with a secret beside it.
@@ -127,7 +127,7 @@ fn directory_that_moves_about_leads_nowhere_else() {
 #[test]
 fn device_and_fifo_of_the_host_are_not_opened() {
     let shared = with_secret();
-    rustix::fs::mknodat(rustix::fs::CWD, shared.path("fifo"), rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+    make_fifo(&shared.path("fifo"));
     let fifo = shared.walk("fifo").node;
     assert_eq!(shared.share.open(fifo, READ), Err(Errno::EPERM));
     assert_eq!(shared.share.open(fifo, WRITE), Err(Errno::EPERM));
@@ -143,7 +143,7 @@ fn fifo_that_takes_a_files_place_is_not_waited_for() {
     std::fs::write(shared.path("a"), b"").unwrap();
     let node = shared.walk("a").node;
     std::fs::remove_file(shared.path("a")).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, shared.path("a"), rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+    make_fifo(&shared.path("a"));
     assert_eq!(shared.share.open(node, READ), Err(Errno::ESTALE));
     let (creation, flags) = (super::support::creation(0o644), READ);
     assert_eq!(with_name("a", |name| shared.share.create(ROOT, name, flags, &creation)), Err(Errno::EPERM));
