@@ -86,14 +86,27 @@ pub(crate) struct Links {
 /// What [`Links::execute`] returns when the instruction completed.
 pub(crate) const DONE: i32 = -1;
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    reason = "a field of a structure of some kilobytes"
-)]
+/// Where the [`Core`] begins as seen from rdi while generated code runs: its general-purpose registers are then within a signed byte.
+pub(crate) const CORE: i8 = i8::MIN;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a structure of some kilobytes")]
 const fn displacement(offset: usize) -> i32 {
     assert!(offset < 1 << 30);
-    offset as i32
+    offset as i32 + CORE as i32
+}
+
+/// A field of an entry of a table.
+#[expect(clippy::cast_possible_truncation, reason = "an entry has 32 bytes")]
+const fn field(offset: usize) -> i8 {
+    assert!(offset < 32);
+    offset as i8
+}
+
+/// Turns a number shifted by 7 into the offset of an entry of 32 bytes in a table of `entries`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a table of some kilobytes")]
+const fn slot_mask(entries: usize) -> i32 {
+    assert!(entries.is_power_of_two() && entries < 1 << 20);
+    ((entries - 1) * 32) as i32
 }
 
 pub(crate) const RETIRED: i32 = displacement(offset_of!(Core, retired));
@@ -116,17 +129,17 @@ pub(crate) const INDIRECT: i32 = displacement(offset_of!(Core, links) + offset_o
 pub(crate) const FETCH_TABLE: i32 = displacement(offset_of!(Core, tlb) + offset_of!(Tlb, fetch));
 pub(crate) const FETCH_CONTEXTS: i32 = displacement(offset_of!(Core, tlb) + offset_of!(Tlb, fetch_contexts));
 
-pub(crate) const ENTRY_READ: i32 = displacement(offset_of!(DataEntry, read));
-pub(crate) const ENTRY_WRITE: i32 = displacement(offset_of!(DataEntry, write));
-pub(crate) const ENTRY_ADDEND: i32 = displacement(offset_of!(DataEntry, addend));
-pub(crate) const FETCH_TAG: i32 = displacement(offset_of!(FetchEntry, tag));
-pub(crate) const FETCH_ENTRIES: i32 = displacement(offset_of!(FetchEntry, entries));
+pub(crate) const ENTRY_READ: i8 = field(offset_of!(DataEntry, read));
+pub(crate) const ENTRY_WRITE: i8 = field(offset_of!(DataEntry, write));
+pub(crate) const ENTRY_ADDEND: i8 = field(offset_of!(DataEntry, addend));
+pub(crate) const FETCH_TAG: i8 = field(offset_of!(FetchEntry, tag));
+pub(crate) const FETCH_ENTRIES: i8 = field(offset_of!(FetchEntry, entries));
 
 pub(crate) const PAGE_MASK: i32 = -4096;
 /// Turns `va >> 7` into the offset of the entry of `va` in a data table.
-pub(crate) const DATA_SLOT_MASK: i32 = displacement((crate::tlb::DATA_ENTRIES - 1) * size_of::<DataEntry>());
+pub(crate) const DATA_SLOT_MASK: i32 = slot_mask(crate::tlb::DATA_ENTRIES);
 /// Turns `va >> 7` into the offset of the entry of `va` in the fetch table.
-pub(crate) const FETCH_SLOT_MASK: i32 = displacement((crate::tlb::FETCH_ENTRIES - 1) * size_of::<FetchEntry>());
+pub(crate) const FETCH_SLOT_MASK: i32 = slot_mask(crate::tlb::FETCH_ENTRIES);
 const _: () = assert!(size_of::<DataEntry>() == 32 && size_of::<FetchEntry>() == 32);
 
 /// General-purpose register `guest`.

@@ -264,6 +264,6 @@ impl Emitter<'_> {
     /// As `look_up`, for an access that reads and writes.
     fn look_up_both(&mut self, f: Fields, miss: DynamicLabel) {
         self.find(1 << f.size_log2, false, self.mode.user, miss);
-        asm!(self ; cmp rcx, [rax + layout::ENTRY_READ] ; jne =>miss ; add r11, [rax + layout::ENTRY_ADDEND]);
+        asm!(self ; cmp rcx, [BYTE rax + layout::ENTRY_READ] ; jne =>miss ; add r11, [BYTE rax + layout::ENTRY_ADDEND]);
     }
 }

@@ -157,11 +157,16 @@ impl Emitter<'_> {
 
     /// Counts instructions, and look-ups as if the TLB knew them all. Changes the host's flags.
     pub(super) fn count(&mut self, instructions: i32, lookups: i32) {
-        if instructions != 0 {
-            asm!(self ; add QWORD [rdi + layout::RETIRED], instructions);
-        }
-        if lookups != 0 {
-            asm!(self ; add QWORD [rdi + layout::TLB_HITS], lookups);
+        self.add_to(layout::RETIRED, instructions);
+        self.add_to(layout::TLB_HITS, lookups);
+    }
+
+    fn add_to(&mut self, field: i32, value: i32) {
+        match i8::try_from(value) {
+            Ok(0) => {}
+            // `add QWORD [rdi + field], BYTE value`, of which dynasm makes a longer one.
+            Ok(value) => asm!(self ; .bytes [0x48, 0x83, 0x87] ; .i32 field ; .i8 value),
+            Err(_) => asm!(self ; add QWORD [rdi + field], value),
         }
     }
 

@@ -4,7 +4,7 @@ use dynasmrt::{DynasmApi, DynasmLabelApi};
 
 use super::flags::{Flags, HostCondition, Setter};
 use super::registers::Host;
-use super::{Emitter, Flow, asm};
+use super::{Emitter, Flow, asm, short};
 use crate::insn::{Alu, Insn, Logic, Shift, Unary};
 use crate::regs::{SINK, ZERO};
 
@@ -54,7 +54,11 @@ impl Emitter<'_> {
                 let n = self.read(n);
                 let host = self.write(d);
                 match immediate(imm) {
-                    Some(imm) => asm!(self ; lea Rq(host), [Rq(n) + imm]),
+                    Some(imm) => short!(
+                        imm,
+                        asm!(self ; lea Rq(host), [BYTE Rq(n) + imm]),
+                        asm!(self ; lea Rq(host), [Rq(n) + imm])
+                    ),
                     None => {
                         self.constant(R11, imm);
                         asm!(self ; lea Rq(host), [Rq(n) + r11]);
@@ -64,7 +68,8 @@ impl Emitter<'_> {
             }
             Insn::AddImm32 { d, n, imm } => {
                 let (n, d) = (self.read(n), self.write(d));
-                asm!(self ; lea Rd(d), [Rq(n) + imm as i32]);
+                let imm = imm.cast_signed();
+                short!(imm, asm!(self ; lea Rd(d), [BYTE Rq(n) + imm]), asm!(self ; lea Rd(d), [Rq(n) + imm]));
             }
             Insn::AddsImm64 { d, n, imm } => self.add_immediate(d, n, imm, Setter::Add, true),
             Insn::AddsImm32 { d, n, imm } => self.add_immediate(d, n, imm, Setter::Add, false),
@@ -210,10 +215,12 @@ impl Emitter<'_> {
                 self.accumulate(d, addend, sub, true);
             }
             Insn::Csel { d, n, m, cond, wide } => self.select(d, n, m, cond, wide, |_| ()),
-            Insn::Csinc { d, n, m, cond, wide } => self.select(d, n, m, cond, wide, |e| asm!(e ; lea rax, [rax + 1])),
+            Insn::Csinc { d, n, m, cond, wide } => {
+                self.select(d, n, m, cond, wide, |e| asm!(e ; lea rax, [BYTE rax + 1]))
+            }
             Insn::Csinv { d, n, m, cond, wide } => self.select(d, n, m, cond, wide, |e| asm!(e ; not rax)),
             Insn::Csneg { d, n, m, cond, wide } => {
-                self.select(d, n, m, cond, wide, |e| asm!(e ; not rax ; lea rax, [rax + 1]));
+                self.select(d, n, m, cond, wide, |e| asm!(e ; not rax ; lea rax, [BYTE rax + 1]));
             }
             Insn::CcmpReg { n, m, cond, nzcv, sub, wide } => {
                 let (n, m) = (self.read(n), self.read(m));
@@ -225,12 +232,12 @@ impl Emitter<'_> {
                 });
             }
             Insn::CcmpImm { n, imm, cond, nzcv, sub, wide } => {
-                let (n, imm) = (self.read(n), i32::from(imm));
+                // Five bits.
+                let (n, imm) = (self.read(n), imm.cast_signed());
                 self.conditional_compare(cond, nzcv, sub, |e| match (sub, wide) {
-                    (true, true) => asm!(e ; cmp Rq(n), imm),
-                    (true, false) => asm!(e ; cmp Rd(n), imm),
-                    (false, true) => asm!(e ; mov rax, Rq(n) ; add rax, imm),
-                    (false, false) => asm!(e ; mov eax, Rd(n) ; add eax, imm),
+                    (true, _) => e.compare_short(n, imm, wide),
+                    (false, true) => asm!(e ; mov rax, Rq(n) ; add rax, BYTE imm),
+                    (false, false) => asm!(e ; mov eax, Rd(n) ; add eax, BYTE imm),
                 });
             }
             _ => return None,
@@ -256,24 +263,32 @@ impl Emitter<'_> {
         }
     }
 
+    /// `cmp host, BYTE imm`, of which dynasm makes a longer one.
+    fn compare_short(&mut self, host: Host, imm: i8, wide: bool) {
+        let rex = 0x40 | u8::from(wide) << 3 | host >> 3;
+        asm!(self ; .bytes [rex, 0x83, 0xf8 | (host & 7)] ; .i8 imm);
+    }
+
     /// ADDS and SUBS of an immediate.
     #[expect(clippy::cast_possible_wrap, reason = "at most 24 bits")]
     fn add_immediate(&mut self, d: u8, n: u8, imm: u32, setter: Setter, wide: bool) {
         let (imm, host) = (imm as i32, self.read(n));
         if d == SINK && setter == Setter::Subtract {
-            if wide {
-                asm!(self ; cmp Rq(host), imm);
-            } else {
-                asm!(self ; cmp Rd(host), imm);
+            match (imm, wide) {
+                // The same flags: nothing is borrowed, and nothing overflows.
+                (0, true) => asm!(self ; test Rq(host), Rq(host)),
+                (0, false) => asm!(self ; test Rd(host), Rd(host)),
+                (_, true) => short!(imm, self.compare_short(host, imm, true), asm!(self ; cmp Rq(host), imm)),
+                (_, false) => short!(imm, self.compare_short(host, imm, false), asm!(self ; cmp Rd(host), imm)),
             }
         } else {
             let d = self.write(d);
             self.copy(d, host);
             match (setter, wide) {
-                (Setter::Add, true) => asm!(self ; add Rq(d), imm),
-                (Setter::Add, false) => asm!(self ; add Rd(d), imm),
-                (Setter::Subtract, true) => asm!(self ; sub Rq(d), imm),
-                (Setter::Subtract, false) => asm!(self ; sub Rd(d), imm),
+                (Setter::Add, true) => short!(imm, asm!(self ; add Rq(d), BYTE imm), asm!(self ; add Rq(d), imm)),
+                (Setter::Add, false) => short!(imm, asm!(self ; add Rd(d), BYTE imm), asm!(self ; add Rd(d), imm)),
+                (Setter::Subtract, true) => short!(imm, asm!(self ; sub Rq(d), BYTE imm), asm!(self ; sub Rq(d), imm)),
+                (Setter::Subtract, false) => short!(imm, asm!(self ; sub Rd(d), BYTE imm), asm!(self ; sub Rd(d), imm)),
             }
         }
         self.flags_set(setter);
@@ -318,9 +333,11 @@ impl Emitter<'_> {
             Some(imm) => {
                 self.copy(d, n);
                 match op {
-                    Logic::And | Logic::Ands => asm!(self ; and Rq(d), imm),
-                    Logic::Orr => asm!(self ; or Rq(d), imm),
-                    Logic::Eor => asm!(self ; xor Rq(d), imm),
+                    Logic::And | Logic::Ands => {
+                        short!(imm, asm!(self ; and Rq(d), BYTE imm), asm!(self ; and Rq(d), imm));
+                    }
+                    Logic::Orr => short!(imm, asm!(self ; or Rq(d), BYTE imm), asm!(self ; or Rq(d), imm)),
+                    Logic::Eor => short!(imm, asm!(self ; xor Rq(d), BYTE imm), asm!(self ; xor Rq(d), imm)),
                 }
             }
             None if wide => {
@@ -331,9 +348,11 @@ impl Emitter<'_> {
                 let imm = imm as u32 as i32;
                 self.copy(d, n);
                 match op {
-                    Logic::And | Logic::Ands => asm!(self ; and Rd(d), imm),
-                    Logic::Orr => asm!(self ; or Rd(d), imm),
-                    Logic::Eor => asm!(self ; xor Rd(d), imm),
+                    Logic::And | Logic::Ands => {
+                        short!(imm, asm!(self ; and Rd(d), BYTE imm), asm!(self ; and Rd(d), imm));
+                    }
+                    Logic::Orr => short!(imm, asm!(self ; or Rd(d), BYTE imm), asm!(self ; or Rd(d), imm)),
+                    Logic::Eor => short!(imm, asm!(self ; xor Rd(d), BYTE imm), asm!(self ; xor Rd(d), imm)),
                 }
             }
         }

@@ -6,7 +6,7 @@
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
 use super::registers::Host;
-use super::{Emitter, Flow, State, asm, layout};
+use super::{Emitter, Flow, State, asm, layout, short};
 use crate::insn::{Access, Index, Insn};
 use crate::regs::SP;
 use crate::translate::layout::Exit;
@@ -88,11 +88,11 @@ pub(super) enum Transfer {
 }
 
 impl Transfer {
-    fn bytes(self) -> i32 {
+    fn bytes(self) -> i8 {
         match self {
             Self::One { access, .. } => size(access),
             Self::Pair { access, .. } => 2 * size(access),
-            Self::Vectors { size_log2, count, .. } => i32::from(count) << size_log2,
+            Self::Vectors { size_log2, count, .. } => count.cast_signed() << size_log2,
         }
     }
 
@@ -104,7 +104,7 @@ impl Transfer {
     }
 }
 
-fn size(access: Access) -> i32 {
+fn size(access: Access) -> i8 {
     match access {
         Access::Store8 | Access::Load8 | Access::LoadS8To64 | Access::LoadS8To32 => 1,
         Access::Store16 | Access::Load16 | Access::LoadS16To64 | Access::LoadS16To32 => 2,
@@ -250,7 +250,10 @@ impl Emitter<'_> {
                 let host = self.base(n);
                 match index {
                     Index::Post => asm!(self ; mov r11, Rq(host)),
-                    _ => asm!(self ; lea r11, [Rq(host) + imm]),
+                    _ if imm == 0 => asm!(self ; mov r11, Rq(host)),
+                    _ => {
+                        short!(imm, asm!(self ; lea r11, [BYTE Rq(host) + imm]), asm!(self ; lea r11, [Rq(host) + imm]))
+                    }
                 }
             }
             Address::Register { n, m, option, amount } => {
@@ -289,25 +292,24 @@ impl Emitter<'_> {
     }
 
     /// Turns the guest-virtual address in r11 into the host's, or jumps to `miss`. Changes rax, rcx and the host's flags.
-    pub(super) fn look_up(&mut self, bytes: i32, load: bool, user: bool, miss: DynamicLabel) {
+    pub(super) fn look_up(&mut self, bytes: i8, load: bool, user: bool, miss: DynamicLabel) {
         self.find(bytes, load, user, miss);
-        asm!(self ; add r11, [rax + layout::ENTRY_ADDEND]);
+        asm!(self ; add r11, [BYTE rax + layout::ENTRY_ADDEND]);
     }
 
     /// `rax =` the entry of the address in r11, whose tag is rcx; or jumps to `miss`.
-    pub(super) fn find(&mut self, bytes: i32, load: bool, user: bool, miss: DynamicLabel) {
+    pub(super) fn find(&mut self, bytes: i8, load: bool, user: bool, miss: DynamicLabel) {
         let tag = if load { layout::ENTRY_READ } else { layout::ENTRY_WRITE };
         self.lookups += 1;
         asm!(self
-            ; mov eax, r11d
-            ; shr eax, 7
+            ; rorx eax, r11d, 7
             ; and eax, layout::DATA_SLOT_MASK
             ; add rax, [rdi + layout::data_table(user)]
             // The last byte decides: an access across two pages finds no tag, or the second page's, whose base is not the first's.
-            ; lea rcx, [r11 + (bytes - 1)]
+            ; lea rcx, [BYTE r11 + bytes - 1]
             ; and rcx, layout::PAGE_MASK
             ; or rcx, [rdi + layout::data_context(user)]
-            ; cmp rcx, [rax + tag]
+            ; cmp rcx, [BYTE rax + tag]
             ; jne =>miss
         );
     }
@@ -329,36 +331,36 @@ impl Emitter<'_> {
     }
 
     /// Between memory at r11 and a vector register; a load clears what it does not fill. Changes rax.
-    fn transfer_vector(&mut self, load: bool, size_log2: u8, host: Host, at: i32) {
+    fn transfer_vector(&mut self, load: bool, size_log2: u8, host: Host, at: i8) {
         match (load, size_log2) {
-            (true, 0) => asm!(self ; movzx eax, BYTE [r11 + at] ; vmovd Rx(host), eax),
-            (true, 1) => asm!(self ; movzx eax, WORD [r11 + at] ; vmovd Rx(host), eax),
-            (true, 2) => asm!(self ; vmovd Rx(host), [r11 + at]),
-            (true, 3) => asm!(self ; vmovq Rx(host), [r11 + at]),
-            (true, _) => asm!(self ; vmovdqu Rx(host), [r11 + at]),
-            (false, 0) => asm!(self ; vpextrb [r11 + at], Rx(host), 0),
-            (false, 1) => asm!(self ; vpextrw [r11 + at], Rx(host), 0),
-            (false, 2) => asm!(self ; vmovd [r11 + at], Rx(host)),
-            (false, 3) => asm!(self ; vmovq [r11 + at], Rx(host)),
-            (false, _) => asm!(self ; vmovdqu [r11 + at], Rx(host)),
+            (true, 0) => asm!(self ; movzx eax, BYTE [BYTE r11 + at] ; vmovd Rx(host), eax),
+            (true, 1) => asm!(self ; movzx eax, WORD [BYTE r11 + at] ; vmovd Rx(host), eax),
+            (true, 2) => asm!(self ; vmovd Rx(host), [BYTE r11 + at]),
+            (true, 3) => asm!(self ; vmovq Rx(host), [BYTE r11 + at]),
+            (true, _) => asm!(self ; vmovdqu Rx(host), [BYTE r11 + at]),
+            (false, 0) => asm!(self ; vpextrb [BYTE r11 + at], Rx(host), 0),
+            (false, 1) => asm!(self ; vpextrw [BYTE r11 + at], Rx(host), 0),
+            (false, 2) => asm!(self ; vmovd [BYTE r11 + at], Rx(host)),
+            (false, 3) => asm!(self ; vmovq [BYTE r11 + at], Rx(host)),
+            (false, _) => asm!(self ; vmovdqu [BYTE r11 + at], Rx(host)),
         }
     }
 
-    pub(super) fn transfer_one(&mut self, access: Access, host: Host, at: i32) {
+    pub(super) fn transfer_one(&mut self, access: Access, host: Host, at: i8) {
         match access {
-            Access::Store8 => asm!(self ; mov [r11 + at], Rb(host)),
-            Access::Store16 => asm!(self ; mov [r11 + at], Rw(host)),
-            Access::Store32 => asm!(self ; mov [r11 + at], Rd(host)),
-            Access::Store64 => asm!(self ; mov [r11 + at], Rq(host)),
-            Access::Load8 => asm!(self ; movzx Rd(host), BYTE [r11 + at]),
-            Access::Load16 => asm!(self ; movzx Rd(host), WORD [r11 + at]),
-            Access::Load32 => asm!(self ; mov Rd(host), [r11 + at]),
-            Access::Load64 => asm!(self ; mov Rq(host), [r11 + at]),
-            Access::LoadS8To64 => asm!(self ; movsx Rq(host), BYTE [r11 + at]),
-            Access::LoadS16To64 => asm!(self ; movsx Rq(host), WORD [r11 + at]),
-            Access::LoadS32To64 => asm!(self ; movsxd Rq(host), DWORD [r11 + at]),
-            Access::LoadS8To32 => asm!(self ; movsx Rd(host), BYTE [r11 + at]),
-            Access::LoadS16To32 => asm!(self ; movsx Rd(host), WORD [r11 + at]),
+            Access::Store8 => asm!(self ; mov [BYTE r11 + at], Rb(host)),
+            Access::Store16 => asm!(self ; mov [BYTE r11 + at], Rw(host)),
+            Access::Store32 => asm!(self ; mov [BYTE r11 + at], Rd(host)),
+            Access::Store64 => asm!(self ; mov [BYTE r11 + at], Rq(host)),
+            Access::Load8 => asm!(self ; movzx Rd(host), BYTE [BYTE r11 + at]),
+            Access::Load16 => asm!(self ; movzx Rd(host), WORD [BYTE r11 + at]),
+            Access::Load32 => asm!(self ; mov Rd(host), [BYTE r11 + at]),
+            Access::Load64 => asm!(self ; mov Rq(host), [BYTE r11 + at]),
+            Access::LoadS8To64 => asm!(self ; movsx Rq(host), BYTE [BYTE r11 + at]),
+            Access::LoadS16To64 => asm!(self ; movsx Rq(host), WORD [BYTE r11 + at]),
+            Access::LoadS32To64 => asm!(self ; movsxd Rq(host), DWORD [BYTE r11 + at]),
+            Access::LoadS8To32 => asm!(self ; movsx Rd(host), BYTE [BYTE r11 + at]),
+            Access::LoadS16To32 => asm!(self ; movsx Rd(host), WORD [BYTE r11 + at]),
         }
     }
 
@@ -377,9 +379,9 @@ impl Emitter<'_> {
         let from = self.read(n);
         let to = self.write(n);
         if from == to {
-            asm!(self ; add Rq(to), imm);
+            short!(imm, asm!(self ; add Rq(to), BYTE imm), asm!(self ; add Rq(to), imm));
         } else {
-            asm!(self ; lea Rq(to), [Rq(from) + imm]);
+            short!(imm, asm!(self ; lea Rq(to), [BYTE Rq(from) + imm]), asm!(self ; lea Rq(to), [Rq(from) + imm]));
         }
         self.sp_aligned = if n == SP { keeps_alignment } else { self.sp_aligned };
     }
@@ -406,7 +408,9 @@ impl Emitter<'_> {
         asm!(self ; lea rax, [rsi + Self::offset(at)] ; mov [rdi + layout::PC], rax ; push rdi ; push rsi ; push rdx);
         self.constant(6, insn as u64);
         asm!(self
-            ; call QWORD [rdi + layout::EXECUTE]
+            ; mov rax, [rdi + layout::EXECUTE]
+            ; add rdi, BYTE layout::CORE
+            ; call rax
             ; pop rdx
             ; pop rsi
             ; pop rdi

@@ -5,7 +5,7 @@
 //! from the instruction that sets them to the one behind it. Nothing is optimized further: making a unit costs about as
 //! much as interpreting it a few hundred times.
 //!
-//! Host registers while a unit runs: rdi the `Core`, rsi the guest-virtual address of the page, rdx the page's table of entries; rax, rcx
+//! Host registers while a unit runs: rdi a place in the `Core` (see `layout`), rsi the guest-virtual address of the page, rdx the page's table of entries; rax, rcx
 //! and r11 are scratch; the rest holds guest registers (see `registers`). A unit is entered by a jump and left by one; `ret` goes back to
 //! Rust with an [`Exit`](super::Exit) in eax.
 
@@ -46,6 +46,18 @@ macro_rules! asm {
     };
 }
 use asm;
+
+/// One of two ways to emit something: the first where `$value` fits a signed byte, which it is there, as operands and displacements are
+/// shorter then.
+macro_rules! short {
+    ($value:ident, $short:expr, $long:expr) => {
+        match i8::try_from($value) {
+            Ok($value) => $short,
+            Err(_) => $long,
+        }
+    };
+}
+use short;
 
 pub(super) struct Emitter<'a> {
     ops: Assembler,
@@ -218,14 +230,16 @@ impl Emitter<'_> {
     }
 
     fn store_register(&mut self, host: Host, guest: u8) {
-        asm!(self ; mov [rdi + layout::register(guest)], Rq(host));
+        let field = layout::register(guest);
+        short!(field, asm!(self ; mov [BYTE rdi + field], Rq(host)), asm!(self ; mov [rdi + field], Rq(host)));
     }
 
     fn load_register(&mut self, host: Host, guest: u8) {
         if guest == ZERO {
             asm!(self ; mov Rd(host), 0);
         } else {
-            asm!(self ; mov Rq(host), [rdi + layout::register(guest)]);
+            let field = layout::register(guest);
+            short!(field, asm!(self ; mov Rq(host), [BYTE rdi + field]), asm!(self ; mov Rq(host), [rdi + field]));
         }
     }
 

@@ -30,6 +30,7 @@ pub(crate) fn stubs() -> Option<Stubs> {
     asm!(ops
         ; push rbx ; push rbp ; push r12 ; push r13 ; push r14 ; push r15
         ; sub rsp, 8
+        ; sub rdi, BYTE layout::CORE
         ; call r8
         ; add rsp, 8
         ; pop r15 ; pop r14 ; pop r13 ; pop r12 ; pop rbp ; pop rbx
@@ -55,11 +56,11 @@ pub(crate) fn stubs() -> Option<Stubs> {
         ; shr ecx, 7
         ; and ecx, layout::FETCH_SLOT_MASK
         ; add rcx, [rdi + layout::FETCH_TABLE]
-        ; cmp r10, [rcx + layout::FETCH_TAG]
+        ; cmp r10, [BYTE rcx + layout::FETCH_TAG]
         ; jne =>unknown
         ; test al, 3
         ; jnz =>unknown
-        ; mov rdx, [rcx + layout::FETCH_ENTRIES]
+        ; mov rdx, [BYTE rcx + layout::FETCH_ENTRIES]
         ; mov rsi, r8
         ; mov ecx, eax
         ; and ecx, 0xfff

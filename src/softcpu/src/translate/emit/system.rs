@@ -13,7 +13,7 @@ use crate::system::{PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE}
 
 const DC_ZVA: SysReg = SysReg::new(1, 3, 7, 4, 1);
 #[expect(clippy::cast_possible_truncation, reason = "64")]
-const BLOCK_BYTES: i32 = crate::id::LINE_BYTES as i32;
+const BLOCK_BYTES: i8 = crate::id::LINE_BYTES as i8;
 const SCTLR_DZE: i32 = 1 << 14;
 const MDSCR_SS: i32 = 1 << 0;
 const MDSCR_MDE: i32 = 1 << 15;
@@ -213,9 +213,9 @@ impl Emitter<'_> {
         }
         asm!(self ; mov r11, Rq(t));
         self.look_up(1, false, self.mode.user, miss);
-        asm!(self ; and r11, -BLOCK_BYTES ; vpxor Rx(ZEROS), Rx(ZEROS), Rx(ZEROS));
+        asm!(self ; and r11, BYTE -BLOCK_BYTES ; vpxor Rx(ZEROS), Rx(ZEROS), Rx(ZEROS));
         for at in (0..BLOCK_BYTES).step_by(16) {
-            asm!(self ; vmovdqu [r11 + at], Rx(ZEROS));
+            asm!(self ; vmovdqu [BYTE r11 + at], Rx(ZEROS));
         }
         self.come_back(miss, before);
     }
