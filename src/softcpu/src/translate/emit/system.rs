@@ -168,16 +168,18 @@ impl Emitter<'_> {
 
     /// MSR DAIFSet: nothing can be due because of it, but for what PSTATE.D is about.
     fn mask(&mut self, daif: u32) {
-        let miss = self.ops.new_dynamic_label();
+        let debugging = (daif & PSTATE_D != 0).then(|| self.ops.new_dynamic_label());
         let before = self.state();
-        if daif & PSTATE_D != 0 {
-            self.leave_debugging_to(miss);
+        if let Some(debugging) = debugging {
+            self.leave_debugging_to(debugging);
         }
         asm!(self
             ; or DWORD [rdi + layout::PSTATE], daif.cast_signed()
             ; and DWORD [rdi + layout::ATTENTION], (!masked_by(daif)).cast_signed()
         );
-        self.come_back_from_tier_0(miss, before);
+        if let Some(debugging) = debugging {
+            self.come_back_from_tier_0(debugging, before);
+        }
     }
 
     /// MSR DAIFClr: an interrupt that waits is tier 0's.
