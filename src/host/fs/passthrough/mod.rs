@@ -4,6 +4,10 @@
 //! are Linux numbers already.
 
 pub mod calls;
+#[cfg(test)]
+#[cfg_attr(target_os = "linux", path = "nobody_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "nobody_portable.rs")]
+pub mod nobody;
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "macos/mod.rs")]
 pub mod system;

@@ -13,6 +13,7 @@ use minivmm_devices::virtio::fs::file_system::{
 use minivmm_devices::virtio::fs::name::Name;
 use vm_memory::VolatileSlice;
 
+use crate::host::fs::passthrough::nobody::become_nobody;
 use crate::host::fs::{Budget, Ownership, Share};
 
 pub const ROOT: NodeId = NodeId::ROOT;
@@ -223,21 +224,6 @@ pub fn unprivileged(test: impl FnOnce() + Send + 'static) {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
-}
-
-#[cfg(target_os = "linux")]
-fn become_nobody() -> bool {
-    let (uid, gid) = (rustix::process::Uid::from_raw(65534), rustix::process::Gid::from_raw(65534));
-    rustix::thread::set_thread_groups(&[]).unwrap();
-    rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-    rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-    true
-}
-
-#[cfg(not(target_os = "linux"))]
-fn become_nobody() -> bool {
-    println!("skipped: run the tests as an ordinary user");
-    false
 }
 
 pub fn make_fifo(path: &Path) {
