@@ -1,5 +1,5 @@
-//! `cargo bench --bench fs`, on Linux: the file system device with the guest's side driven from here, so that no software CPU hides it, and virtiofsd
-//! and fuse-backend-rs on the same requests.
+//! `cargo bench --bench fs`, on Linux: the file system device with the guest's side driven from here, so that no software CPU hides it, and
+//! virtiofsd and fuse-backend-rs on the same requests.
 //!
 //! All three serve the same directory to the same polling driver, ours in this process and the others as vhost-user daemons; none
 //! raises interrupts. The driver has one processor and the server another: a server that is woken where the driver spins would measure the

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use minivmm_aarch64::{Mpidr, SysReg};
 
 use crate::atomics::Monitor;
+use crate::debug::{MDSCR_KDE, MDSCR_MDE, MDSCR_SS};
 use crate::exception::{MODE_EL1H, PSTATE_D, PSTATE_DAIF, PSTATE_F, PSTATE_I, PSTATE_PAN, PSTATE_SS};
 use crate::host_memory::HostPage;
 use crate::lockstep::Copies;
@@ -305,14 +306,14 @@ impl Core {
         };
     }
 
-    /// MDSCR_EL1: SS (bit 0), KDE (13), MDE (15).
+    /// What MDSCR_EL1 and the exception level arm.
     pub fn select_debug(&mut self) {
         let mdscr = self.sys.mdscr;
         // EL1 is debugged by itself only with KDE set and PSTATE.D clear, by a higher level always (Arm ARM D2.4).
-        let by_itself = mdscr & (1 << 13) != 0 && self.pstate & PSTATE_D == 0;
+        let by_itself = mdscr & MDSCR_KDE != 0 && self.pstate & PSTATE_D == 0;
         let enabled = !self.sys.os_locked && (self.debug_leaves || self.el() == 0 || by_itself);
-        let monitoring = enabled && mdscr & (1 << 15) != 0;
-        let stepping = enabled && mdscr & 1 != 0;
+        let monitoring = enabled && mdscr & MDSCR_MDE != 0;
+        let stepping = enabled && mdscr & MDSCR_SS != 0;
         let breaking = monitoring && self.sys.breakpoints.iter().any(|(_, control)| control & 1 != 0);
         self.careful = stepping || breaking;
         let watching = monitoring && self.sys.watchpoints.iter().any(|(_, control)| control & 1 != 0);
@@ -328,7 +329,7 @@ impl Core {
 
     /// Whether the next instruction is the one that a software step lets run (PSTATE.SS).
     pub fn is_stepping(&self) -> bool {
-        self.careful && self.sys.mdscr & 1 != 0
+        self.careful && self.sys.mdscr & MDSCR_SS != 0
     }
 
     pub fn step_is_active(&self) -> bool {

@@ -9,6 +9,13 @@ use crate::core::{Abort, AbortKind, Core, Trap};
 use crate::exception::PSTATE_SS;
 use crate::interpret::Stop;
 
+/// MDSCR_EL1.SS: software step.
+pub(crate) const MDSCR_SS: u64 = 1 << 0;
+/// MDSCR_EL1.KDE: also of EL1 by itself.
+pub(crate) const MDSCR_KDE: u64 = 1 << 13;
+/// MDSCR_EL1.MDE: breakpoints and watchpoints.
+pub(crate) const MDSCR_MDE: u64 = 1 << 15;
+
 impl Core {
     /// Takes the software step exception that is pending at the PC, if there is one. It comes before any fault of the fetch (D1.3.5.5).
     pub(crate) fn take_step(&mut self) -> Option<Stop> {
@@ -48,7 +55,7 @@ impl Core {
     }
 
     fn breakpoint_matches(&self) -> bool {
-        if self.sys.mdscr & (1 << 15) == 0 {
+        if self.sys.mdscr & MDSCR_MDE == 0 {
             return false;
         }
         self.sys.breakpoints.iter().any(|(value, control)| {

@@ -41,7 +41,7 @@ impl From<After> for Outcome {
 }
 
 const SCTLR_UMA: u64 = 1 << 9;
-const SCTLR_DZE: u64 = 1 << 14;
+pub(crate) const SCTLR_DZE: u64 = 1 << 14;
 const SCTLR_UCT: u64 = 1 << 15;
 const SCTLR_NTWI: u64 = 1 << 16;
 const SCTLR_NTWE: u64 = 1 << 18;

@@ -29,15 +29,13 @@ pub(super) struct SideExit {
     flags: Flags,
     /// Instructions that have run.
     done: i32,
-    /// Look-ups that have been made.
-    lookups: i32,
     target: Target,
 }
 
 impl SideExit {
     /// Before anything has run.
     pub fn attention(label: DynamicLabel) -> Self {
-        Self { label, state: State::default(), flags: Flags::InMemory, done: 0, lookups: 0, target: Target::Attention }
+        Self { label, state: State::default(), flags: Flags::InMemory, done: 0, target: Target::Attention }
     }
 }
 
@@ -112,8 +110,8 @@ impl Emitter<'_> {
         let label = self.ops.new_dynamic_label();
         self.jump_if(condition, label);
         let done = self.done_before(self.at + 1);
-        let (state, flags, lookups) = (self.state(), self.flags, self.lookups);
-        let exit = SideExit { label, state, flags, done, lookups, target: Target::Offset(target) };
+        let (state, flags) = (self.state(), self.flags);
+        let exit = SideExit { label, state, flags, done, target: Target::Offset(target) };
         self.exits.push(exit);
     }
 
@@ -126,7 +124,6 @@ impl Emitter<'_> {
             state: self.state(),
             flags: Flags::InMemory,
             done: self.done_before(self.at),
-            lookups: self.lookups,
             target: Target::Interpreter(self.at),
         };
         self.exits.push(exit);
@@ -219,7 +216,7 @@ impl Emitter<'_> {
             if let Flags::InHost(setter) = exit.flags {
                 self.emit_store_flags(setter);
             }
-            self.count(exit.done, exit.lookups);
+            self.count(exit.done, exit.state.lookups);
             self.go(exit.target);
         }
     }

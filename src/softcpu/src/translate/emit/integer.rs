@@ -4,7 +4,7 @@ use dynasmrt::{DynasmApi, DynasmLabelApi};
 
 use super::flags::{Flags, HostCondition, Setter};
 use super::registers::Host;
-use super::{Emitter, Flow, asm, short};
+use super::{Emitter, Flow, asm, short, with_immediate};
 use crate::insn::{Alu, Insn, Logic, Shift, Unary};
 use crate::regs::{SINK, ZERO};
 
@@ -285,10 +285,10 @@ impl Emitter<'_> {
             let d = self.write(d);
             self.copy(d, host);
             match (setter, wide) {
-                (Setter::Add, true) => short!(imm, asm!(self ; add Rq(d), BYTE imm), asm!(self ; add Rq(d), imm)),
-                (Setter::Add, false) => short!(imm, asm!(self ; add Rd(d), BYTE imm), asm!(self ; add Rd(d), imm)),
-                (Setter::Subtract, true) => short!(imm, asm!(self ; sub Rq(d), BYTE imm), asm!(self ; sub Rq(d), imm)),
-                (Setter::Subtract, false) => short!(imm, asm!(self ; sub Rd(d), BYTE imm), asm!(self ; sub Rd(d), imm)),
+                (Setter::Add, true) => with_immediate!(self ; add Rq(d), imm),
+                (Setter::Add, false) => with_immediate!(self ; add Rd(d), imm),
+                (Setter::Subtract, true) => with_immediate!(self ; sub Rq(d), imm),
+                (Setter::Subtract, false) => with_immediate!(self ; sub Rd(d), imm),
             }
         }
         self.flags_set(setter);
@@ -334,10 +334,10 @@ impl Emitter<'_> {
                 self.copy(d, n);
                 match op {
                     Logic::And | Logic::Ands => {
-                        short!(imm, asm!(self ; and Rq(d), BYTE imm), asm!(self ; and Rq(d), imm));
+                        with_immediate!(self ; and Rq(d), imm);
                     }
-                    Logic::Orr => short!(imm, asm!(self ; or Rq(d), BYTE imm), asm!(self ; or Rq(d), imm)),
-                    Logic::Eor => short!(imm, asm!(self ; xor Rq(d), BYTE imm), asm!(self ; xor Rq(d), imm)),
+                    Logic::Orr => with_immediate!(self ; or Rq(d), imm),
+                    Logic::Eor => with_immediate!(self ; xor Rq(d), imm),
                 }
             }
             None if wide => {
@@ -349,10 +349,10 @@ impl Emitter<'_> {
                 self.copy(d, n);
                 match op {
                     Logic::And | Logic::Ands => {
-                        short!(imm, asm!(self ; and Rd(d), BYTE imm), asm!(self ; and Rd(d), imm));
+                        with_immediate!(self ; and Rd(d), imm);
                     }
-                    Logic::Orr => short!(imm, asm!(self ; or Rd(d), BYTE imm), asm!(self ; or Rd(d), imm)),
-                    Logic::Eor => short!(imm, asm!(self ; xor Rd(d), BYTE imm), asm!(self ; xor Rd(d), imm)),
+                    Logic::Orr => with_immediate!(self ; or Rd(d), imm),
+                    Logic::Eor => with_immediate!(self ; xor Rd(d), imm),
                 }
             }
         }

@@ -6,7 +6,7 @@
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
 
 use super::registers::Host;
-use super::{Emitter, Flow, State, asm, layout, short};
+use super::{Emitter, Flow, State, asm, layout, short, with_immediate};
 use crate::insn::{Access, Index, Insn};
 use crate::regs::SP;
 use crate::translate::layout::Exit;
@@ -21,16 +21,12 @@ const MOST_REGISTERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Miss {
     label: DynamicLabel,
-    /// A look-up found nothing.
-    is_lookup: bool,
     back: DynamicLabel,
     /// As the instruction found the registers.
     before: State,
     /// As it leaves them.
     after: State,
     at: usize,
-    /// How many look-ups were made, this one included.
-    lookups: i32,
 }
 
 /// Where the address of an access comes from.
@@ -198,21 +194,12 @@ impl Emitter<'_> {
         self.come_back(label, before);
     }
 
-    /// Where the unit goes on when tier 0 has executed the present instruction, to which a look-up that found nothing led by `label`.
+    /// Where the unit goes on when tier 0 has executed the present instruction, to which `label` leads: mostly a look-up that found nothing.
     pub(super) fn come_back(&mut self, label: DynamicLabel, before: State) {
-        self.fork(label, before, true);
-    }
-
-    /// As [`Self::come_back`], where something else than a look-up led to `label`.
-    pub(super) fn come_back_from_tier_0(&mut self, label: DynamicLabel, before: State) {
-        self.fork(label, before, false);
-    }
-
-    fn fork(&mut self, label: DynamicLabel, before: State, is_lookup: bool) {
         let back = self.ops.new_dynamic_label();
         asm!(self ; =>back);
         let after = self.state();
-        self.misses.push(Miss { label, is_lookup, back, before, after, at: self.at, lookups: self.lookups });
+        self.misses.push(Miss { label, back, before, after, at: self.at });
     }
 
     fn stored_registers(&mut self, transfer: Transfer) -> [Option<Host>; MOST_REGISTERS] {
@@ -248,12 +235,10 @@ impl Emitter<'_> {
         match address {
             Address::Base { n, imm, index } => {
                 let host = self.base(n);
-                match index {
-                    Index::Post => asm!(self ; mov r11, Rq(host)),
-                    _ if imm == 0 => asm!(self ; mov r11, Rq(host)),
-                    _ => {
-                        short!(imm, asm!(self ; lea r11, [BYTE Rq(host) + imm]), asm!(self ; lea r11, [Rq(host) + imm]))
-                    }
+                if index == Index::Post || imm == 0 {
+                    asm!(self ; mov r11, Rq(host));
+                } else {
+                    short!(imm, asm!(self ; lea r11, [BYTE Rq(host) + imm]), asm!(self ; lea r11, [Rq(host) + imm]));
                 }
             }
             Address::Register { n, m, option, amount } => {
@@ -379,7 +364,7 @@ impl Emitter<'_> {
         let from = self.read(n);
         let to = self.write(n);
         if from == to {
-            short!(imm, asm!(self ; add Rq(to), BYTE imm), asm!(self ; add Rq(to), imm));
+            with_immediate!(self ; add Rq(to), imm);
         } else {
             short!(imm, asm!(self ; lea Rq(to), [BYTE Rq(from) + imm]), asm!(self ; lea Rq(to), [Rq(from) + imm]));
         }
@@ -389,11 +374,12 @@ impl Emitter<'_> {
     pub(super) fn emit_misses(&mut self) {
         for miss in std::mem::take(&mut self.misses) {
             asm!(self ; =>miss.label);
-            if miss.is_lookup {
+            // It was counted as if the table knew the address.
+            if miss.after.lookups > miss.before.lookups {
                 asm!(self ; dec QWORD [rdi + layout::TLB_HITS]);
             }
             self.store_dirty(miss.before);
-            self.call_tier_0(miss.at, miss.lookups);
+            self.call_tier_0(miss.at, miss.after.lookups);
             self.load_all(miss.after);
             asm!(self ; jmp =>miss.back);
         }

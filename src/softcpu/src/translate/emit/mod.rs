@@ -5,9 +5,9 @@
 //! from the instruction that sets them to the one behind it. Nothing is optimized further: making a unit costs about as
 //! much as interpreting it a few hundred times.
 //!
-//! Host registers while a unit runs: rdi a place in the `Core` (see `layout`), rsi the guest-virtual address of the page, rdx the page's table of entries; rax, rcx
-//! and r11 are scratch; the rest holds guest registers (see `registers`). A unit is entered by a jump and left by one; `ret` goes back to
-//! Rust with an [`Exit`](super::Exit) in eax.
+//! Host registers while a unit runs: rdi a place in the `Core` (see `layout`), rsi the guest-virtual address of the page, rdx the page's table
+//! of entries; rax, rcx and r11 are scratch; the rest holds guest registers (see `registers`). A unit is entered by a jump and left by one;
+//! `ret` goes back to Rust with an [`Exit`](super::Exit) in eax.
 
 // dynasm! converts every register number, also one that has the right type already.
 #![expect(clippy::useless_conversion, reason = "in the expansion of dynasm!")]
@@ -59,6 +59,14 @@ macro_rules! short {
 }
 use short;
 
+/// An instruction with a register and an immediate operand, as short as it can be.
+macro_rules! with_immediate {
+    ($emitter:ident ; $op:ident $reg:ident($host:expr), $imm:ident) => {
+        short!($imm, asm!($emitter ; $op $reg($host), BYTE $imm), asm!($emitter ; $op $reg($host), $imm))
+    };
+}
+use with_immediate;
+
 pub(super) struct Emitter<'a> {
     ops: Assembler,
     mode: Mode,
@@ -84,11 +92,13 @@ pub(super) struct Emitter<'a> {
     constants: Vec<(DynamicLabel, u128)>,
 }
 
-/// What host registers hold at one point of a unit.
+/// What host registers hold at one point of a unit, and what has been counted.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     general: Snapshot,
     vector: Snapshot,
+    /// Look-ups in the table of translations so far.
+    lookups: i32,
 }
 
 /// What becomes of a unit behind an instruction.
@@ -275,7 +285,7 @@ impl Emitter<'_> {
     }
 
     fn state(&self) -> State {
-        State { general: self.registers.snapshot(), vector: self.vectors.snapshot() }
+        State { general: self.registers.snapshot(), vector: self.vectors.snapshot(), lookups: self.lookups }
     }
 
     /// Stores what `state` says is newer than memory. Changes no host flags.

@@ -7,16 +7,18 @@ use minivmm_aarch64::{SysReg, sysreg as id};
 use super::branch::NOT_ZERO;
 use super::registers::Host;
 use super::{Emitter, Flow, asm, layout};
+use crate::debug::{MDSCR_MDE, MDSCR_SS};
 use crate::exception::{PSTATE_D, PSTATE_DAIF, PSTATE_F, PSTATE_I};
 use crate::insn::Insn;
 use crate::system::{PENDING_FIQ, PENDING_IRQ, PENDING_KICK, PENDING_MAINTENANCE};
+use crate::system_insns::SCTLR_DZE;
 
+/// As operands of 32 bits.
+const DEBUGGING: i32 = low_half(MDSCR_SS | MDSCR_MDE);
+const MAY_ZERO: i32 = low_half(SCTLR_DZE);
 const DC_ZVA: SysReg = SysReg::new(1, 3, 7, 4, 1);
 #[expect(clippy::cast_possible_truncation, reason = "64")]
 const BLOCK_BYTES: i8 = crate::id::LINE_BYTES as i8;
-const SCTLR_DZE: i32 = 1 << 14;
-const MDSCR_SS: i32 = 1 << 0;
-const MDSCR_MDE: i32 = 1 << 15;
 
 impl Emitter<'_> {
     /// `None` for what ends the unit: exceptions and their return, waiting, and what makes the vCPU forget instructions.
@@ -86,7 +88,7 @@ impl Emitter<'_> {
                 asm!(self ; test BYTE [rdi + layout::PSTATE], 1);
                 self.jump_if(super::branch::EQUAL, miss);
                 asm!(self ; mov Rq(d), [rdi + layout::BANKED_SP_EL0]);
-                self.come_back_from_tier_0(miss, before);
+                self.come_back(miss, before);
                 Some(())
             }
             id::DAIF => {
@@ -123,7 +125,7 @@ impl Emitter<'_> {
                 asm!(self ; test BYTE [rdi + layout::PSTATE], 1);
                 self.jump_if(super::branch::EQUAL, miss);
                 asm!(self ; mov [rdi + layout::BANKED_SP_EL0], Rq(t));
-                self.come_back_from_tier_0(miss, before);
+                self.come_back(miss, before);
             }
             id::DAIF => {
                 let (miss, t) = (self.ops.new_dynamic_label(), self.read(t));
@@ -149,7 +151,7 @@ impl Emitter<'_> {
                     ; and DWORD [rdi + layout::PSTATE], (!PSTATE_DAIF).cast_signed()
                     ; or [rdi + layout::PSTATE], eax
                 );
-                self.come_back_from_tier_0(miss, before);
+                self.come_back(miss, before);
             }
             id::SPSR_EL1 | id::CONTEXTIDR_EL1 => {
                 let field = layout::system_register(reg)?;
@@ -178,7 +180,7 @@ impl Emitter<'_> {
             ; and DWORD [rdi + layout::ATTENTION], (!masked_by(daif)).cast_signed()
         );
         if let Some(debugging) = debugging {
-            self.come_back_from_tier_0(debugging, before);
+            self.come_back(debugging, before);
         }
     }
 
@@ -195,12 +197,12 @@ impl Emitter<'_> {
             ; and DWORD [rdi + layout::PSTATE], (!daif).cast_signed()
             ; or DWORD [rdi + layout::ATTENTION], masked_by(daif).cast_signed()
         );
-        self.come_back_from_tier_0(miss, before);
+        self.come_back(miss, before);
     }
 
     /// To `miss` where PSTATE.D decides about debug exceptions: software step, breakpoints and watchpoints are on (MDSCR_EL1.SS, MDE).
     fn leave_debugging_to(&mut self, miss: DynamicLabel) {
-        asm!(self ; test DWORD [rdi + layout::MDSCR], MDSCR_SS | MDSCR_MDE);
+        asm!(self ; test DWORD [rdi + layout::MDSCR], DEBUGGING);
         self.jump_if(NOT_ZERO, miss);
     }
 
@@ -210,7 +212,7 @@ impl Emitter<'_> {
         let (miss, t) = (self.ops.new_dynamic_label(), self.read(t));
         let before = self.state();
         if self.mode.user {
-            asm!(self ; test DWORD [rdi + layout::SCTLR], SCTLR_DZE);
+            asm!(self ; test DWORD [rdi + layout::SCTLR], MAY_ZERO);
             self.jump_if(super::branch::EQUAL, miss);
         }
         asm!(self ; mov r11, Rq(t));
@@ -228,6 +230,12 @@ impl Emitter<'_> {
         asm!(self ; mov Rq(d), [rdi + field]);
         Some(())
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "asserted")]
+const fn low_half(bits: u64) -> i32 {
+    assert!(bits >> 31 == 0);
+    bits as i32
 }
 
 /// `PENDING_IRQ` and `PENDING_FIQ`, as far as PSTATE.I and F are in `daif`.
