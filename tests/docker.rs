@@ -699,13 +699,12 @@ fn everything_survives_a_stop(engine: &Engine) {
             engine.stop();
             assert_eq!(engine.status()["state"], "stopped");
             assert!(!engine.socket().exists());
-        }
-        match cycle {
-            1 => start_twice_at_once(engine),
-            2 => start_with_an_old_bundle(engine),
-            3 => start_with_other_options(engine),
-            4 => {}
-            _ => engine.start(),
+            match cycle {
+                1 => start_twice_at_once(engine),
+                2 => start_with_an_old_bundle(engine),
+                3 => start_with_other_options(engine),
+                _ => engine.start(),
+            }
         }
         let expected = "up\n".repeat(usize::try_from(cycle).unwrap() + 1);
         let log = || engine.out(&["exec", "always", "cat", "/v/log"]);

@@ -95,8 +95,11 @@ pub fn run(state: &StateDirectory, arguments: Arguments) -> Result<(), DockerErr
     match result? {
         Some(Word::Ready) => announce(state, quiet),
         // Another start was faster.
-        Some(Word::Running) if join(state, deadline, timeout, quiet)? => {}
-        Some(Word::Running) => return Err(DockerError::Failed("it was stopped".to_owned())),
+        Some(Word::Running) => {
+            if !join(state, deadline, timeout, quiet)? {
+                return Err(DockerError::Failed("it was stopped".to_owned()));
+            }
+        }
         Some(Word::Failed(reason)) => return Err(DockerError::Failed(reason)),
         Some(Word::Stage(_)) | None => {
             let problem = current_status(state).problem;
