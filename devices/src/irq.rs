@@ -8,6 +8,12 @@ use minivmm_aarch64::Intid;
 pub trait IrqSink: Send + Sync {
     /// Drives shared peripheral interrupt `intid` (32–1019) to `level`. Any thread; idempotent.
     fn set_level(&self, intid: Intid, level: bool);
+
+    /// Makes edge-triggered `intid` pending once. Any thread.
+    fn pulse(&self, intid: Intid) {
+        self.set_level(intid, true);
+        self.set_level(intid, false);
+    }
 }
 
 /// One level-sensitive interrupt line of one device. It hides its number.

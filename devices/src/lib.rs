@@ -8,6 +8,7 @@ pub mod bus;
 pub mod gic;
 pub mod gpio;
 pub mod irq;
+pub mod msi;
 pub mod output;
 pub mod pl011;
 pub mod pl031;

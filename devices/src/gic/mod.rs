@@ -60,6 +60,17 @@ struct Shared {
     counters: GicCounters,
 }
 
+impl Shared {
+    fn set_input(&mut self, cpu: usize, intid: u32, level: bool) {
+        let Some((bank, bit)) = self.state.bank(cpu, intid) else { return };
+        let was_pending = bank.pending() & bit != 0;
+        if bank.set_line(bit, level) && level {
+            self.counters.raised += 1;
+            self.counters.coalesced += u64::from(was_pending);
+        }
+    }
+}
+
 /// The interrupt controller of one machine.
 pub struct Gic {
     config: GicConfig,
@@ -139,14 +150,7 @@ impl Gic {
     }
 
     fn set_input(&self, cpu: usize, intid: u32, level: bool) {
-        self.change(|Shared { state, counters }| {
-            let Some((bank, bit)) = state.bank(cpu, intid) else { return };
-            let was_pending = bank.pending() & bit != 0;
-            if bank.set_line(bit, level) && level {
-                counters.raised += 1;
-                counters.coalesced += u64::from(was_pending);
-            }
-        });
+        self.change(|shared| shared.set_input(cpu, intid, level));
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -176,6 +180,12 @@ impl IrqSink for Gic {
     fn set_level(&self, intid: Intid, level: bool) {
         if (PRIVATE_INTIDS..FIRST_SPECIAL).contains(&intid.0) {
             self.set_input(0, intid.0, level);
+        }
+    }
+
+    fn pulse(&self, intid: Intid) {
+        if (PRIVATE_INTIDS..FIRST_SPECIAL).contains(&intid.0) {
+            self.change(|shared| [true, false].map(|level| shared.set_input(0, intid.0, level)));
         }
     }
 }

@@ -141,6 +141,26 @@ fn edge_interrupt_is_signalled_once_per_edge() {
 }
 
 #[test]
+fn pulse_is_one_edge_and_leaves_no_level() {
+    let mut machine = Machine::ready(1);
+    machine.enable(40);
+    machine.gic.pulse(Intid(40));
+    assert!(!machine.irq(0), "not configured for edges");
+    machine.write(0xc00 + 8, 0xaaaa_aaaa);
+    machine.gic.pulse(Intid(40));
+    machine.gic.pulse(Intid(40));
+    assert_eq!(machine.acknowledge(0), 40);
+    machine.gic.pulse(Intid(40));
+    machine.end(0, 40);
+    assert_eq!(machine.acknowledge(0), 40, "the one that came while the first was handled");
+    machine.end(0, 40);
+    assert_eq!(machine.acknowledge(0), 1023);
+    machine.gic.pulse(Intid(1020));
+    machine.gic.pulse(Intid(27));
+    assert_eq!((machine.irq(0), machine.gic.counters().coalesced), (false, 1));
+}
+
+#[test]
 fn lower_value_wins_and_preempts() {
     let mut machine = Machine::ready(1);
     machine.enable(40);

@@ -131,6 +131,11 @@ impl IrqSink for Lines {
             tracing::error!("interrupt {} cannot be driven: {error}", intid.0);
         }
     }
+
+    /// An edge is made of each call with `true`; one with `false` would do nothing (hvf.md §4.2).
+    fn pulse(&self, intid: Intid) {
+        self.set_level(intid, true);
+    }
 }
 
 /// The SPIs of the framework: the first INTID and how many there are.
