@@ -10,6 +10,7 @@ pub mod gpio;
 pub mod irq;
 pub mod msi;
 pub mod output;
+pub mod pci;
 pub mod pl011;
 pub mod pl031;
 pub mod poll;
