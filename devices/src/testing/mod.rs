@@ -9,6 +9,7 @@ pub mod files;
 pub mod frames;
 pub mod hostile;
 pub mod packets;
+pub mod pci;
 #[cfg(test)]
 pub mod property;
 pub mod sockets;

@@ -230,7 +230,7 @@ impl Queue {
             return;
         }
         match self.wants_interrupt() {
-            Ok(true) => self.interrupt.used(),
+            Ok(true) => self.interrupt.used(self.index),
             Ok(false) => self.interrupt.suppressed(),
             Err(source) => self.fail(&QueueError::Ring { index: self.index, source }),
         }

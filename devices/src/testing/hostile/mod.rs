@@ -6,6 +6,7 @@
 pub mod blk;
 pub mod fs;
 pub mod net;
+pub mod pci;
 pub mod queue;
 pub mod registers;
 pub mod transport;

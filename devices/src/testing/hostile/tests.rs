@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{blk, fs, net, queue, registers, transport, vsock};
+use super::{blk, fs, net, pci, queue, registers, transport, vsock};
 use crate::testing::property::{config, script};
 
 proptest! {
@@ -20,6 +20,15 @@ proptest! {
     #[test]
     fn device_survives_any_access_and_works_after_a_reset(script in script::<transport::Script>(800)) {
         transport::run(&script);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(4000))]
+
+    #[test]
+    fn function_survives_any_access_and_works_after_a_reset(script in script::<pci::Script>(800)) {
+        pci::run(&script);
     }
 }
 

@@ -5,11 +5,11 @@ use crate::testing::frames::{Cable, GuestNet};
 use crate::testing::packets::Shape;
 use crate::testing::register;
 use crate::virtio::spec::F_EVENT_IDX;
-use crate::virtio::spec::mmio::{INTERRUPT_CONFIG, INTERRUPT_USED};
 use crate::virtio::spec::net::{
     F_GUEST_ECN, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_DATA_VALID, HDR_NEEDS_CSUM, HEADER_BYTES, Header,
     MAX_FRAME_BYTES, control_announce, control_guest_offloads, control_mac, control_mq, control_rx,
 };
+use crate::virtio::spec::{INTERRUPT_CONFIG, INTERRUPT_USED};
 
 const MAC: MacAddress = [2, 0, 0, 0, 0, 9];
 const SHAPES: [Shape; 4] = [Shape::TCP_V4, Shape::TCP_V6, Shape::UDP_V4, Shape::UDP_V6];

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::testing::{Buffer, Descriptor, Driver, Layout, Level};
-use crate::virtio::spec::mmio::{INTERRUPT_CONFIG, INTERRUPT_USED};
 use crate::virtio::spec::queue::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY};
+use crate::virtio::spec::{INTERRUPT_CONFIG, INTERRUPT_USED};
 
 const BUFFERS: u64 = Driver::BUFFERS;
 

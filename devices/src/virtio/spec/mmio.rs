@@ -13,11 +13,6 @@ pub const CONFIG: u64 = 0x100;
 /// Size of a device's range, in bytes.
 pub const RANGE_BYTES: u64 = 0x1000;
 
-/// InterruptStatus: buffers were used.
-pub const INTERRUPT_USED: u32 = 1;
-/// InterruptStatus: the configuration changed, or the device needs a reset.
-pub const INTERRUPT_CONFIG: u32 = 2;
-
 /// A register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names of §4.2.2 table 4.1")]

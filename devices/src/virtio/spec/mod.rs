@@ -5,6 +5,7 @@ pub mod console;
 pub mod fs;
 pub mod mmio;
 pub mod net;
+pub mod pci;
 pub mod queue;
 pub mod vsock;
 
@@ -14,6 +15,11 @@ pub const F_VERSION_1: u64 = 1 << 32;
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
 /// §2.7.10: used_event and avail_event suppress notifications.
 pub const F_EVENT_IDX: u64 = 1 << 29;
+
+/// §4.2.2 InterruptStatus, §4.1.4.5 ISR status: buffers were used.
+pub const INTERRUPT_USED: u32 = 1;
+/// The same: the configuration changed, or the device needs a reset.
+pub const INTERRUPT_CONFIG: u32 = 2;
 
 /// §5: device IDs.
 pub mod device_id {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Area, Core, TransportCounters};
+use super::{Area, Core, TransportCounters, feature_word};
 use crate::bus::{AccessError, Errand, MmioDevice};
 use crate::irq::IrqLine;
+use crate::virtio::interrupt::Interrupt;
 use crate::virtio::spec::mmio::{MAGIC, Register, VENDOR, VERSION};
 use crate::virtio::{GuestMemory, VirtioDevice};
 
@@ -29,23 +30,18 @@ impl MmioTransport {
     /// Puts `device` behind registers. Its queues are in `memory`, its interrupt drives `line`, level-sensitive.
     #[must_use]
     pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemory, line: IrqLine) -> Self {
-        Self { core: Core::new(device, memory, line), device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 }
+        Self {
+            core: Core::new(device, memory, Interrupt::new(line)),
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            queue_sel: 0,
+        }
     }
 
     /// What the device did so far.
     #[must_use]
     pub fn counters(&self) -> TransportCounters {
         self.core.counters()
-    }
-
-    /// 32 bits of a feature set; words past the second are empty.
-    #[expect(clippy::cast_possible_truncation, reason = "takes the selected half")]
-    fn feature_word(features: u64, select: u32) -> u32 {
-        match select {
-            0 => features as u32,
-            1 => (features >> 32) as u32,
-            _ => 0,
-        }
     }
 }
 
@@ -61,7 +57,7 @@ impl MmioDevice for MmioTransport {
             Register::Version => VERSION,
             Register::DeviceId => core.device_ref().device_id(),
             Register::VendorId => VENDOR,
-            Register::DeviceFeatures => Self::feature_word(core.offered_features(), self.device_features_sel),
+            Register::DeviceFeatures => feature_word(core.offered_features(), self.device_features_sel),
             Register::QueueSizeMax => u32::from(core.queue_size_max(self.queue_sel)),
             Register::QueueReady => u32::from(core.is_queue_ready(self.queue_sel)),
             Register::InterruptStatus => core.interrupt.status(),

@@ -13,6 +13,7 @@
 //! | a value that clears a bit | always | ignored: "the driver MUST NOT clear a device status bit" |
 
 pub mod mmio;
+pub mod pci;
 
 use std::sync::Arc;
 
@@ -23,7 +24,6 @@ use super::queue::Queue;
 use super::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, status};
 use super::{Activation, GuestMemory, VirtioDevice};
 use crate::bus::Errand;
-use crate::irq::IrqLine;
 
 /// What a device does through its transport, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,9 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemory, line: IrqLine) -> Self {
+    pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemory, interrupt: Interrupt) -> Self {
         let rings = new_rings(&*device);
-        let interrupt = Arc::new(Interrupt::new(line));
+        let interrupt = Arc::new(interrupt);
         Self { device, memory, interrupt, status: 0, accepted: 0, rings, notifications: 0, resets: 0, errand: None }
     }
 
@@ -77,6 +77,10 @@ impl Core {
 
     pub fn offered_features(&self) -> u64 {
         self.device.features() | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX
+    }
+
+    pub fn accepted_features(&self) -> u64 {
+        self.accepted
     }
 
     /// Sets the low or high half of the accepted features; only before they are agreed upon (§2.2.1).
@@ -128,9 +132,9 @@ impl Core {
     fn activate(&mut self) {
         let event_idx = self.accepted & F_EVENT_IDX != 0;
         let mut fresh = new_rings(&*self.device);
-        // The rings move into the device; those that stay here only remember which of them the driver enabled.
+        // The rings move into the device; those that stay here remember what the driver said of them.
         for (fresh, ring) in fresh.iter_mut().zip(&self.rings) {
-            fresh.set_ready(ring.ready());
+            remember(fresh, ring);
         }
         let rings = std::mem::replace(&mut self.rings, fresh);
         let mut queues = Vec::with_capacity(rings.len());
@@ -170,8 +174,30 @@ impl Core {
         self.rings.get_mut(usize::try_from(index).ok()?)
     }
 
+    pub fn queue_count(&self) -> u32 {
+        u32::try_from(self.rings.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The size that queue `index` has: the largest until the driver says another.
+    pub fn queue_size(&self, index: u32) -> u16 {
+        self.queue(index).map_or(0, QueueT::size)
+    }
+
+    /// Where the driver put `area` of queue `index`.
+    pub fn queue_address(&self, index: u32, area: Area) -> u64 {
+        self.queue(index).map_or(0, |ring| match area {
+            Area::Descriptors => ring.desc_table(),
+            Area::Driver => ring.avail_ring(),
+            Area::Device => ring.used_ring(),
+        })
+    }
+
+    fn queue(&self, index: u32) -> Option<&Ring> {
+        self.rings.get(usize::try_from(index).ok()?)
+    }
+
     pub fn queue_size_max(&self, index: u32) -> u16 {
-        usize::try_from(index).ok().and_then(|index| self.rings.get(index)).map_or(0, QueueT::max_size)
+        self.queue(index).map_or(0, QueueT::max_size)
     }
 
     pub fn set_queue_size(&mut self, index: u32, size: u32) {
@@ -193,7 +219,7 @@ impl Core {
 
     /// Whether the driver enabled queue `index`.
     pub fn is_queue_ready(&self, index: u32) -> bool {
-        usize::try_from(index).ok().and_then(|index| self.rings.get(index)).is_some_and(QueueT::ready)
+        self.queue(index).is_some_and(QueueT::ready)
     }
 
     pub fn notify(&mut self, index: u32) {
@@ -217,11 +243,37 @@ impl Core {
     }
 }
 
+/// 32 bits of a feature set; words past the second are empty.
+#[expect(clippy::cast_possible_truncation, reason = "takes the selected half")]
+fn feature_word(features: u64, select: u32) -> u32 {
+    match select {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+/// Makes `fresh` read as `ring` does.
+fn remember(fresh: &mut Ring, ring: &Ring) {
+    #[expect(clippy::cast_possible_truncation, reason = "takes each half")]
+    let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+    let (low, high) = halves(ring.desc_table());
+    fresh.set_desc_table_address(low, high);
+    let (low, high) = halves(ring.avail_ring());
+    fresh.set_avail_ring_address(low, high);
+    let (low, high) = halves(ring.used_ring());
+    fresh.set_used_ring_address(low, high);
+    fresh.set_size(ring.size());
+    fresh.set_ready(ring.ready());
+}
+
 /// Rings as after power-on. A device's queue sizes are powers of two by contract; one that is not becomes a queue of 1.
 fn new_rings(device: &dyn VirtioDevice) -> Vec<Ring> {
     let ring = |size: u16| Ring::new(size).or_else(|_| Ring::new(1)).ok();
     device.queue_sizes().into_iter().filter_map(ring).collect()
 }
 
+#[cfg(test)]
+mod recorder;
 #[cfg(test)]
 mod tests;
