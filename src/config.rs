@@ -65,6 +65,9 @@ pub struct Config {
     /// The guest's vsock CID [default: 3]
     #[arg(long, value_name = "CID")]
     pub vsock_cid: Option<u32>,
+    /// How the guest reaches its virtio devices: mmio, or pci with message-signalled interrupts [default: pci with a bundle's kernel and initial RAM disk, else mmio]
+    #[arg(long, value_name = "HOW")]
+    pub transport: Option<VirtioTransport>,
     /// Words to add to the kernel's command line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
@@ -170,6 +173,7 @@ impl Config {
             vsock_listen: list(self.vsock_listen, file.vsock_listen),
             vsock_socket: self.vsock_socket.or(file.vsock_socket),
             vsock_cid: self.vsock_cid.or(file.vsock_cid),
+            transport: self.transport.or(file.transport),
             cmdline: self.cmdline.or(file.cmdline),
             hypervisor: self.hypervisor.or(file.hypervisor),
             cpu_tier: self.cpu_tier.or(file.cpu_tier),
@@ -245,6 +249,9 @@ pub enum ValueError {
     /// Not a place for a console.
     #[error("`{0}` is not a console: stdio, file=PATH or none")]
     Console(String),
+    /// Not a transport.
+    #[error("`{0}` is not mmio or pci")]
+    Transport(String),
     /// Not a reaction to a reset.
     #[error("`{0}` is not restart or exit")]
     OnReset(String),
@@ -568,6 +575,28 @@ impl FromStr for OnReset {
     }
 }
 
+/// How the guest reaches its virtio devices (virtio 1.3 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum VirtioTransport {
+    /// By a range of registers for each, §4.2: one interrupt line for each device.
+    Mmio,
+    /// On a PCI bus, §4.1: a message-signalled interrupt for each queue.
+    Pci,
+}
+
+impl FromStr for VirtioTransport {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "mmio" => Ok(Self::Mmio),
+            "pci" => Ok(Self::Pci),
+            _ => Err(ValueError::Transport(text.to_owned())),
+        }
+    }
+}
+
 /// How the software CPU executes instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -603,6 +632,7 @@ from_string! {
     VsockPath: ValueError,
     ConsoleChoice: ValueError,
     OnReset: ValueError,
+    VirtioTransport: ValueError,
     CpuTier: UnknownTier,
     Choice: crate::hypervisor::UnknownBackend,
 }
@@ -629,6 +659,7 @@ mod tests {
             vsock-listen = ["22=/run/ssh.sock"]
             vsock-socket = "v.sock"
             vsock-cid = 9
+            transport = "pci"
             cmdline = "quiet"
             hypervisor = "soft"
             cpu-tier = "interpret"
@@ -656,6 +687,7 @@ mod tests {
         assert_eq!(config.vsock, [route(1024, "/etc/vm/run/agent.sock")]);
         assert_eq!(config.vsock_listen, [route(22, "/run/ssh.sock")]);
         assert_eq!((config.vsock_socket, config.vsock_cid), (Some("/etc/vm/v.sock".into()), Some(9)));
+        assert_eq!(config.transport, Some(VirtioTransport::Pci));
         assert_eq!(config.hypervisor, Some(Choice::Only(Backend::Soft)));
         assert_eq!(config.cpu_tier, Some(CpuTier(Tier::Interpret)));
         assert_eq!(config.console, Some(ConsoleChoice::File("/etc/vm/console.log".into())));

@@ -138,6 +138,11 @@ fn reboot_restarts_the_machine() {
 }
 
 #[test]
+fn devices_are_where_the_transport_says() {
+    stock_kernel::devices_are_where_the_transport_says(machine);
+}
+
+#[test]
 fn vcpu_goes_offline_and_comes_back() {
     stock_kernel::vcpu_goes_offline_and_comes_back(machine);
 }

@@ -95,6 +95,14 @@ fn disk_has_the_hosts_bytes() {
 }
 
 #[test]
+fn devices_are_where_the_transport_says() {
+    if !has_hvf() {
+        return;
+    }
+    stock_kernel::devices_are_where_the_transport_says(boot);
+}
+
+#[test]
 fn vcpu_goes_offline_and_comes_back() {
     if !has_hvf() {
         return;

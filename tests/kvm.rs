@@ -55,6 +55,13 @@ fn four_vcpus_boot() {
 }
 
 #[test]
+fn devices_are_where_the_transport_says() {
+    if has_kvm() {
+        stock_kernel::devices_are_where_the_transport_says(machine);
+    }
+}
+
+#[test]
 fn vcpu_goes_offline_and_comes_back() {
     if has_kvm() {
         stock_kernel::vcpu_goes_offline_and_comes_back(machine);

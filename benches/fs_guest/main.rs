@@ -6,7 +6,8 @@
 //! Needs `qemu-system-aarch64`, `virtiofsd` (`/usr/libexec/virtiofsd` of Debian's package) and what the guest's system is made with.
 //! `MINIVMM_BENCH_QEMU` and `MINIVMM_BENCH_VIRTIOFSD` name others, `MINIVMM_BENCH_RUNS` sets the number of runs (5), `MINIVMM_BENCH_FILES` the size
 //! of the tree (30000), `MINIVMM_BENCH_SHARE` a directory to make the shared ones in: on a host whose disk takes milliseconds for an unlink,
-//! nothing else can be measured. `MINIVMM_BENCH_SHARE_OPTIONS` goes behind minivmm's `--share` (`,poll=0`). To look into one thing:
+//! nothing else can be measured. `MINIVMM_BENCH_SHARE_OPTIONS` goes behind minivmm's `--share` (`,poll=0`), `MINIVMM_BENCH_TRANSPORT` behind its
+//! `--transport` (`pci`, as the peer's devices are). To look into one thing:
 //! `MINIVMM_BENCH_JOBS` is a file with other jobs, an empty `MINIVMM_BENCH_QEMU` leaves the peer out, `MINIVMM_BENCH_STATS` is where minivmm's
 //! `--stats` of the last run go.
 
@@ -201,6 +202,7 @@ impl Bench {
         let console = self.path("console");
         let mut command = Command::new(MINIVMM);
         command.args(["boot", "--quiet", "--hypervisor", "soft", "--cpus", CPUS]);
+        command.arg("--transport").arg(std::env::var("MINIVMM_BENCH_TRANSPORT").as_deref().unwrap_or("pci"));
         command
             .arg("--memory")
             .arg(format!("{MEMORY_MIB}M"))

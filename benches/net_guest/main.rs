@@ -207,6 +207,8 @@ impl Bench {
     fn minivmm(&self, cmdline: &str, console: &Path, http: u16) -> Command {
         let mut command = Command::new(MINIVMM);
         command.args(["boot", "--quiet", "--hypervisor", "soft", "--cpus", CPUS, "--memory", &format!("{MEMORY}M")]);
+        // As the peer's device is.
+        command.args(["--transport", "pci"]);
         command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(&self.initrd).args(["--cmdline", cmdline]);
         command.arg("--console").arg(format!("file={}", console.display()));
         command.args(["--net", "user,host-loopback", "--publish", &format!("{http}:80")]);

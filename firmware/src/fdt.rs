@@ -10,6 +10,7 @@ use vm_fdt::{Error, FdtWriter};
 const GIC: u32 = 1;
 const CLOCK: u32 = 2;
 const GPIO: u32 = 3;
+const MESSAGES: u32 = 4;
 /// Phandle of the first CPU.
 const FIRST_CPU: u32 = 0x100;
 
@@ -65,6 +66,28 @@ pub struct Gic {
     pub redistributors: Region,
 }
 
+/// A PCI function that has interrupt pin A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciFunction {
+    /// Device number in bits 7:3, function number in bits 2:0, on bus 0.
+    pub place: u8,
+    /// Number of the SPI of its INTA#, counted from 0.
+    pub spi: u32,
+}
+
+/// A PCI host bridge with one bus, whose functions stay where they are in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciHost {
+    /// Configuration space (ECAM).
+    pub config: Region,
+    /// Memory of functions, below 4 GiB, at the same addresses on the bus.
+    pub memory: Region,
+    /// The GICv2m frame that takes their messages.
+    pub messages: Region,
+    /// The functions.
+    pub functions: Vec<PciFunction>,
+}
+
 /// Everything the kernel is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineDescription {
@@ -92,6 +115,8 @@ pub struct MachineDescription {
     pub power_key: Option<Peripheral>,
     /// The virtio-mmio transports.
     pub virtio: Vec<Peripheral>,
+    /// The PCI bus.
+    pub pci: Option<PciHost>,
 }
 
 impl MachineDescription {
@@ -118,6 +143,9 @@ impl MachineDescription {
         self.peripherals(&mut fdt)?;
         for device in &self.virtio {
             virtio_mmio(&mut fdt, device)?;
+        }
+        if let Some(host) = &self.pci {
+            pci_host(&mut fdt, host)?;
         }
         fdt.end_node(root)?;
         fdt.finish()
@@ -197,6 +225,10 @@ impl MachineDescription {
         fdt.property_u32("#redistributor-regions", 1)?;
         reg(fdt, &[self.gic.distributor, self.gic.redistributors])?;
         fdt.property_phandle(GIC)?;
+        if let Some(host) = &self.pci {
+            fdt.property_null("ranges")?;
+            message_frame(fdt, host.messages)?;
+        }
         fdt.end_node(node)
     }
 
@@ -291,6 +323,50 @@ fn virtio_mmio(fdt: &mut FdtWriter, device: &Peripheral) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
+/// interrupt-controller/arm,gic.yaml, `v2m@`: beside a GICv3, which the driver knows too.
+fn message_frame(fdt: &mut FdtWriter, frame: Region) -> Result<(), Error> {
+    let node = fdt.begin_node(&format!("v2m@{:x}", frame.base))?;
+    fdt.property_string("compatible", "arm,gic-v2m-frame")?;
+    fdt.property_null("msi-controller")?;
+    reg(fdt, &[frame])?;
+    fdt.property_phandle(MESSAGES)?;
+    fdt.end_node(node)
+}
+
+/// pci/host-generic-pci.yaml; IEEE 1275 PCI bus binding 2.1 §2.2.1.1 for addresses, §4.3 for `interrupt-map`.
+fn pci_host(fdt: &mut FdtWriter, host: &PciHost) -> Result<(), Error> {
+    /// The address of a function in configuration space, less the function, and memory below 4 GiB that is not prefetchable.
+    const FUNCTION_SHIFT: u32 = 8;
+    const MEMORY_32: u32 = 2 << 24;
+    const INTA: u32 = 1;
+    let node = fdt.begin_node(&format!("pcie@{:x}", host.config.base))?;
+    fdt.property_string("compatible", "pci-host-ecam-generic")?;
+    fdt.property_string("device_type", "pci")?;
+    fdt.property_u32("#address-cells", 3)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_u32("#interrupt-cells", 1)?;
+    fdt.property_u32("linux,pci-domain", 0)?;
+    fdt.property_array_u32("bus-range", &[0, 0])?;
+    fdt.property_null("dma-coherent")?;
+    reg(fdt, &[host.config])?;
+    let cells = |value: u64| {
+        let half = |bits: u64| u32::try_from(bits & 0xffff_ffff).unwrap_or_default();
+        [half(value >> 32), half(value)]
+    };
+    let ([high, low], size) = (cells(host.memory.base), cells(host.memory.size));
+    fdt.property_array_u32("ranges", &[MEMORY_32, high, low, high, low, size[0], size[1]])?;
+    fdt.property_u32("msi-parent", MESSAGES)?;
+    fdt.property_array_u32("interrupt-map-mask", &[0xff << FUNCTION_SHIFT, 0, 0, 7])?;
+    let map = host.functions.iter().flat_map(|function| {
+        let child = [u32::from(function.place) << FUNCTION_SHIFT, 0, 0, INTA];
+        // The interrupt controller has two cells of address, which mean nothing here.
+        let parent = [GIC, 0, 0, SPI, function.spi, LEVEL_HIGH];
+        child.into_iter().chain(parent)
+    });
+    fdt.property_array_u32("interrupt-map", &map.collect::<Vec<u32>>())?;
+    fdt.end_node(node)
+}
+
 fn reg(fdt: &mut FdtWriter, regions: &[Region]) -> Result<(), Error> {
     let cells: Vec<u64> = regions.iter().flat_map(|region| [region.base, region.size]).collect();
     fdt.property_array_u64("reg", &cells)
@@ -333,6 +409,7 @@ mod tests {
                 peripheral(0x0c00_0000, 16),
                 Peripheral { trigger: Trigger::Edge, ..peripheral(0x0c00_1000, 17) },
             ],
+            pci: None,
         }
     }
 
@@ -397,6 +474,40 @@ mod tests {
         assert_eq!(cells(&tree, "/virtio_mmio@c000000", "dma-coherent"), [0; 0]);
     }
 
+    fn pci_machine() -> MachineDescription {
+        let host = PciHost {
+            config: Region { base: 0x1000_0000, size: 0x10_0000 },
+            memory: Region { base: 0x2000_0000, size: 0x2000_0000 },
+            messages: Region { base: 0x0802_0000, size: 0x1000 },
+            functions: vec![PciFunction { place: 0, spi: 16 }, PciFunction { place: 0x29, spi: 17 }],
+        };
+        MachineDescription { pci: Some(host), virtio: vec![], ..machine() }
+    }
+
+    #[test]
+    fn pci_bus_has_configuration_space_and_a_window() {
+        let tree = pci_machine().to_dtb().unwrap();
+        const HOST: &str = "/pcie@10000000";
+        assert_eq!(strings(&tree, HOST, "compatible"), "pci-host-ecam-generic\0");
+        assert_eq!(cells(&tree, HOST, "reg"), [0, 0x1000_0000, 0, 0x10_0000]);
+        assert_eq!(cells(&tree, HOST, "ranges"), [0x200_0000, 0, 0x2000_0000, 0, 0x2000_0000, 0, 0x2000_0000]);
+        assert_eq!(cells(&tree, HOST, "bus-range"), [0, 0]);
+    }
+
+    #[test]
+    fn pci_functions_have_a_line_each_and_messages_in_common() {
+        let tree = pci_machine().to_dtb().unwrap();
+        const HOST: &str = "/pcie@10000000";
+        let gic = cells(&tree, "/intc@8000000", "phandle")[0];
+        assert_eq!(cells(&tree, HOST, "interrupt-map-mask"), [0xff00, 0, 0, 7]);
+        let map = [[0, 0, 0, 1, gic, 0, 0, 0, 16, 4], [0x2900, 0, 0, 1, gic, 0, 0, 0, 17, 4]].concat();
+        assert_eq!(cells(&tree, HOST, "interrupt-map"), map);
+        const FRAME: &str = "/intc@8000000/v2m@8020000";
+        assert_eq!(cells(&tree, HOST, "msi-parent"), cells(&tree, FRAME, "phandle"));
+        assert_eq!(cells(&tree, FRAME, "reg"), [0, 0x0802_0000, 0, 0x1000]);
+        assert_eq!(cells(&tree, "/intc@8000000", "ranges"), [0; 0]);
+    }
+
     #[test]
     fn serial_port_has_clocks_and_identity() {
         let tree = machine().to_dtb().unwrap();
@@ -419,6 +530,7 @@ mod tests {
             MachineDescription { uart: None, rtc: None, power_key: None, virtio: vec![], initrd: None, ..machine() };
         let tree = bare.to_dtb().unwrap();
         let fdt = Fdt::new(&tree).unwrap();
+        assert!(fdt.find_node("/pcie@10000000").is_none() && fdt.find_node("/intc@8000000/v2m@8020000").is_none());
         assert!(fdt.find_node("/pl011@b000000").is_none() && fdt.find_node("/gpio-keys").is_none());
         assert!(fdt.find_node("/chosen").unwrap().property("linux,initrd-start").is_none());
     }

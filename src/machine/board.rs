@@ -20,7 +20,6 @@ use minivmm_devices::virtio::console::{Console, ConsolePort};
 use minivmm_devices::virtio::fs::server::FsCounters;
 use minivmm_devices::virtio::net::{NetCounters, NetPort};
 use minivmm_devices::virtio::rng::{EntropySource, Rng};
-use minivmm_devices::virtio::transport::mmio::MmioTransport;
 use minivmm_devices::virtio::vsock::VsockCounters;
 use vm_memory::GuestAddress;
 
@@ -28,6 +27,7 @@ use super::images::{self, ImageError};
 use super::port::{PortOutput, SerialPort, VirtioPort, lock};
 use super::shares;
 use super::spec::MachineSpec;
+use super::transports::{Transports, VirtioPlace};
 use super::{BootEvents, ConsoleLink, Links};
 use crate::config::ShareOption;
 use crate::host::disk::{DiskError, RawDisk};
@@ -89,12 +89,6 @@ pub struct Board {
     vm: Arc<dyn Vm>,
 }
 
-/// A virtio device that is on the bus.
-struct VirtioPlace {
-    name: String,
-    transport: Arc<Mutex<MmioTransport>>,
-}
-
 impl std::fmt::Debug for Board {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Board").field("vcpus", &self.vcpus).field("bus", &self.io.bus).finish_non_exhaustive()
@@ -119,7 +113,7 @@ impl Board {
         let ram = Arc::new(GuestRam::new(layout::RAM, spec.memory_bytes)?);
         let vm =
             hypervisor.create_vm(&VmSpec { vcpu_count: spec.vcpu_count, ram: ram.clone(), cpu_tier: spec.cpu_tier })?;
-        let mut parts = Parts::new(vm.irqchip(), spec.vcpu_count, ram.clone())?;
+        let mut parts = Parts::new(vm.irqchip(), spec, ram.clone())?;
         let serial = parts.add_serial(console, stages, events)?;
         parts.add_clock()?;
         let gpio = parts.add_power_key()?;
@@ -137,8 +131,9 @@ impl Board {
         let shares =
             shares.map(|(share, option)| parts.add_share(share, option, queue_count)).collect::<Result<_, _>>()?;
         let vsock = links.vsock.as_ref().map(|link| parts.add_vsock(link)).transpose()?;
-        let entry = images::load(spec, &ram, parts.virtio_count())?;
+        let entry = images::load(spec, &ram, parts.virtio.count())?;
         vm.code_was_written(entry.kernel, entry.kernel_bytes);
+        let virtio = parts.virtio.finish(&mut parts.bus)?;
         let (for_first, for_events) = (stages.clone(), events.clone());
         let io = Arc::new(BoardIo::new(parts.bus, parts.gic, spec.vcpu_count));
         let context = VcpuContext {
@@ -151,7 +146,7 @@ impl Board {
         let virtio_port = VirtioPort::new(console_port.0.clone(), console_port.1);
         let serial_port = SerialPort::new(serial.0, serial.1, spec.input_waits);
         console.ports.set(vec![Arc::new(virtio_port), Arc::new(serial_port)]);
-        let (virtio, console, disks) = (parts.virtio, console_port.0, disk_counters);
+        let (console, disks) = (console_port.0, disk_counters);
         Ok(Self { vcpus, io, gpio, virtio, console, disks, net, shares, vsock, _coherence: coherence, vm })
     }
 
@@ -176,14 +171,7 @@ impl Board {
             report.add_device(&count.name, &vec![("mmio_reads", count.reads), ("mmio_writes", count.writes)]);
         }
         for place in &self.virtio {
-            let counters = lock(&place.transport).counters();
-            let counters = vec![
-                ("notifications", counters.notifications),
-                ("interrupts", counters.interrupts),
-                ("interrupts_suppressed", counters.interrupts_suppressed),
-                ("resets", counters.resets),
-            ];
-            report.add_device(&place.name, &counters);
+            report.add_device(&place.name, &place.counters());
         }
         let (bytes_in, bytes_out) = self.console.bytes();
         report.add_device("virtio console", &vec![("bytes_in", bytes_in), ("bytes_out", bytes_out)]);
@@ -283,20 +271,21 @@ struct Parts {
     gic: Option<Arc<Gic>>,
     sink: Arc<dyn IrqSink>,
     ram: Arc<GuestRam>,
-    virtio: Vec<VirtioPlace>,
+    virtio: Transports,
 }
 
 impl Parts {
-    fn new(irqchip: Irqchip, vcpu_count: u32, ram: Arc<GuestRam>) -> Result<Self, BuildError> {
+    fn new(irqchip: Irqchip, spec: &MachineSpec, ram: Arc<GuestRam>) -> Result<Self, BuildError> {
         let mut bus = MmioBus::new();
         let (gic, sink): (_, Arc<dyn IrqSink>) = match irqchip {
             Irqchip::InBackend(sink) => (None, sink),
             Irqchip::Emulated(inputs) => {
-                let gic = add_gic(&mut bus, inputs, vcpu_count)?;
+                let gic = add_gic(&mut bus, inputs, spec.vcpu_count)?;
                 (Some(gic.clone()), gic)
             }
         };
-        Ok(Self { bus, gic, sink, ram, virtio: Vec::new() })
+        let virtio = Transports::new(spec.transport, &sink);
+        Ok(Self { bus, gic, sink, ram, virtio })
     }
 
     fn line(&self, intid: Intid) -> IrqLine {
@@ -351,7 +340,7 @@ impl Parts {
     fn add_disk(&mut self, disk: RawDisk, serial: &str, queue_count: u16) -> Result<Arc<BlkCounters>, BuildError> {
         let device = Blk::new(Arc::new(disk), serial, queue_count);
         let counters = device.counters();
-        let index = self.virtio.iter().filter(|place| place.name.starts_with("virtio blk")).count();
+        let index = self.virtio.count_of("virtio blk");
         self.add_virtio(disk_name(index), Box::new(device))?;
         Ok(counters)
     }
@@ -381,26 +370,15 @@ impl Parts {
         Ok(port.counters())
     }
 
-    fn virtio_count(&self) -> u32 {
-        u32::try_from(self.virtio.len()).unwrap_or(u32::MAX)
-    }
-
     fn add_virtio(&mut self, name: String, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let slot = layout::virtio_slot(self.virtio_count());
-        let transport = MmioTransport::new(device, self.ram.memory().clone(), self.line(slot.intid));
-        let transport = Arc::new(Mutex::new(transport));
-        self.bus.insert(slot.base, layout::VIRTIO_SIZE, name.as_str(), transport.clone())?;
-        self.virtio.push(VirtioPlace { name, transport });
+        self.virtio.add(&mut self.bus, &self.sink, &self.ram, name, device)?;
         Ok(())
     }
 }
 
-/// SPIs of the machine: those of the fixed devices, and one for each virtio device there can be.
-const SPI_COUNT: u32 = 96;
-
 fn add_gic(bus: &mut MmioBus, inputs: Arc<dyn InterruptInputs>, vcpu_count: u32) -> Result<Arc<Gic>, BuildError> {
     let affinities = (0..vcpu_count).map(Mpidr::of_vcpu).collect();
-    let gic = Gic::new(GicConfig { affinities, spi_count: SPI_COUNT }, Arc::new(GicOutputs(inputs)));
+    let gic = Gic::new(GicConfig { affinities, spi_count: layout::SPI_COUNT }, Arc::new(GicOutputs(inputs)));
     let distributor = Arc::new(Mutex::new(DistributorFrame::new(gic.clone())));
     bus.insert(layout::GIC_DISTRIBUTOR, layout::GIC_DISTRIBUTOR_SIZE, "gic distributor", distributor)?;
     let redistributors = Arc::new(Mutex::new(RedistributorFrames::new(gic.clone())));

@@ -4,13 +4,16 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use minivmm_aarch64::{Intid, Mpidr};
-use minivmm_firmware::fdt::{Gic, MachineDescription, Peripheral, Region, Trigger};
+use minivmm_devices::msi::FRAME_BYTES;
+use minivmm_devices::pci::DevFn;
+use minivmm_firmware::fdt::{Gic, MachineDescription, PciFunction, PciHost, Peripheral, Region, Trigger};
 use minivmm_firmware::image::{Kernel, KernelFileError};
 use minivmm_firmware::initrd::{Initrd, InitrdError};
 use minivmm_firmware::load::{BootLayout, LoadError};
 use vm_memory::GuestAddress;
 
 use super::spec::MachineSpec;
+use crate::config::VirtioTransport;
 use crate::layout;
 use crate::memory::GuestRam;
 
@@ -82,6 +85,10 @@ fn describe(spec: &MachineSpec, layout: &BootLayout, virtio_count: u32) -> io::R
     let (rng_seed, kaslr_seed) = seed.split_at(32);
     let bytes = |base: GuestAddress, size| Region { base: base.0, size };
     let device = |base, intid| peripheral(base, layout::PERIPHERAL_SIZE, intid);
+    let (mmio_count, pci) = match spec.transport {
+        VirtioTransport::Mmio => (virtio_count, None),
+        VirtioTransport::Pci => (0, Some(pci_host(virtio_count))),
+    };
     Ok(MachineDescription {
         cpus: (0..spec.vcpu_count).map(|index| Mpidr::of_vcpu(index).bits()).collect(),
         cores_per_cluster: None,
@@ -97,8 +104,23 @@ fn describe(spec: &MachineSpec, layout: &BootLayout, virtio_count: u32) -> io::R
         uart: Some(device(layout::PL011, layout::PL011_INTID)),
         rtc: Some(device(layout::PL031, layout::PL031_INTID)),
         power_key: Some(device(layout::GPIO, layout::GPIO_INTID)),
-        virtio: (0..virtio_count).map(virtio_peripheral).collect(),
+        virtio: (0..mmio_count).map(virtio_peripheral).collect(),
+        pci,
     })
+}
+
+fn pci_host(virtio_count: u32) -> PciHost {
+    let function = |index| PciFunction {
+        place: DevFn::of_index(index).0,
+        spi: layout::virtio_slot(index.into()).intid.0 - Intid::spi(0).0,
+    };
+    let count = u8::try_from(virtio_count).unwrap_or(u8::MAX);
+    PciHost {
+        config: Region { base: layout::PCI_ECAM.0, size: layout::PCI_ECAM_SIZE },
+        memory: Region { base: layout::PCI_WINDOW.0, size: layout::PCI_WINDOW_SIZE },
+        messages: Region { base: layout::MSI_FRAME.0, size: FRAME_BYTES },
+        functions: (0..count).map(function).collect(),
+    }
 }
 
 fn virtio_peripheral(index: u32) -> Peripheral {

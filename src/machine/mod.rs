@@ -18,6 +18,7 @@ mod port;
 pub mod ready;
 mod shares;
 pub mod spec;
+mod transports;
 
 use std::path::PathBuf;
 use std::sync::Arc;

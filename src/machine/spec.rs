@@ -11,7 +11,7 @@ use minivmm_firmware::guest;
 
 use minivmm_softcpu::Tier;
 
-use crate::config::{Config, DiskOption, MemorySize, NetOption, Network, ShareOption, VsockPath};
+use crate::config::{Config, DiskOption, MemorySize, NetOption, Network, ShareOption, VirtioTransport, VsockPath};
 use crate::host::net::user::{MTU_RANGE, UserOptions};
 use crate::host::net::{NetKind, NetOptions};
 use crate::host::terminal::WindowSize;
@@ -43,6 +43,8 @@ pub struct MachineSpec {
     pub shares: Vec<ShareOption>,
     /// The socket device, if there is one.
     pub vsock: Option<VsockOptions>,
+    /// Where the devices are.
+    pub transport: VirtioTransport,
     /// Input waits until the guest says that it is ready for it.
     pub input_waits: bool,
     /// What executes the guest.
@@ -162,6 +164,8 @@ impl MachineSpec {
         }
         check_shares(&config.share, max_disks - config.disk.len())?;
         let cmdline = command_line(config, &files, host)?;
+        // Every kernel of a bundle has drivers for PCI; one that somebody brings along need not.
+        let by_default = if files.is_bundle { VirtioTransport::Pci } else { VirtioTransport::Mmio };
         Ok(Self {
             vcpu_count,
             memory_bytes: checked_memory(config.memory.unwrap_or(MemorySize(DEFAULT_MEMORY_BYTES)))?,
@@ -173,6 +177,7 @@ impl MachineSpec {
             net,
             shares: config.share.clone(),
             vsock,
+            transport: config.transport.unwrap_or(by_default),
             hypervisor: config.hypervisor.unwrap_or_default(),
             cpu_tier: config.cpu_tier.unwrap_or_default().0,
             dump_dtb: config.dump_dtb.clone(),
@@ -436,6 +441,18 @@ mod tests {
         assert_eq!(on(None), (" minivmm.pipe".to_owned(), true));
         assert_eq!(on(Some(None)), (String::new(), false));
         assert_eq!(on(Some(Some(size))), (" minivmm.columns=132 minivmm.rows=40".to_owned(), false));
+    }
+
+    #[test]
+    fn kernel_that_we_know_finds_its_devices_on_pci() {
+        let transport = |is_bundle, transport| {
+            let files = BootFiles { is_bundle, ..BootFiles::default() };
+            MachineSpec::new(&Config { transport, ..Config::default() }, files, HOST).unwrap().transport
+        };
+        assert_eq!((transport(true, None), transport(false, None)), (VirtioTransport::Pci, VirtioTransport::Mmio));
+        let said = [VirtioTransport::Mmio, VirtioTransport::Pci].map(Some);
+        assert_eq!(said.map(|said| transport(true, said)).map(Some), said);
+        assert_eq!(said.map(|said| transport(false, said)).map(Some), said);
     }
 
     #[test]

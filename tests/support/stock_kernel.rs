@@ -39,6 +39,26 @@ pub fn disk_has_the_hosts_bytes(boot: impl Fn(&[&str]) -> Command, len: u64) {
     assert_eq!(host_sum("md5sum", &copy), sum);
 }
 
+/// Devices of `--transport mmio`, of `pci`, and of `pci` in a kernel that does not use messages work, and are where that says.
+pub fn devices_are_where_the_transport_says(boot: impl Fn(&[&str]) -> Command) {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().join("disk.img");
+    random_file(&disk, 4 << 20);
+    let script = "readlink -f /sys/block/vda/device; grep -q 'PCI-MSIX.*virtio' /proc/interrupts && echo messages; \
+                  grep -q 'GICv3.*Level.*virtio' /proc/interrupts && echo lines; md5sum </dev/vda";
+    let _alone = alone();
+    let found = |arguments: &[&str]| {
+        let common = ["--cpus", "2", "--disk", disk.to_str().unwrap()];
+        output_of(boot(&[&common, arguments].concat()), script)
+    };
+    let sum = host_sum("md5sum", &disk);
+    let (platform, bus) = ("/sys/devices/platform", "10000000.pcie/pci0000:00/0000:00:02.0");
+    assert_eq!(found(&["--transport", "mmio"]), format!("{platform}/c002000.virtio_mmio/virtio2\nlines\n{sum}  -\n"));
+    assert_eq!(found(&["--transport", "pci"]), format!("{platform}/{bus}/virtio2\nmessages\n{sum}  -\n"));
+    let without = ["--transport", "pci", "--cmdline", "pci=nomsi"];
+    assert_eq!(found(&without), format!("{platform}/{bus}/virtio2\nlines\n{sum}  -\n"));
+}
+
 /// CPU_OFF, AFFINITY_INFO and CPU_ON.
 pub fn vcpu_goes_offline_and_comes_back(boot: impl Fn(&[&str]) -> Command) {
     let script =

@@ -22,7 +22,9 @@ use super::DockerError;
 use crate::cli::boot::{self, BootError, IoThread};
 use crate::cli::bundle::BundleCommandError;
 use crate::cli::{Status as ExitStatus, log};
-use crate::config::{Config, ConsoleChoice, DiskOption, MemorySize, NetOption, Network, OnReset, VsockPath};
+use crate::config::{
+    Config, ConsoleChoice, DiskOption, MemorySize, NetOption, Network, OnReset, VirtioTransport, VsockPath,
+};
 use crate::docker::clock::{self, ClockWatch};
 use crate::docker::folders::Folders;
 use crate::docker::journal::{Journal, Report};
@@ -307,6 +309,8 @@ fn config(state: &StateDirectory, options: &Options) -> Config {
             .zip(0..)
             .filter_map(|(path, index)| format!("{}:{}", path.display(), tag(index)).parse().ok())
             .collect(),
+        // The bundle's kernel has drivers for it.
+        transport: Some(VirtioTransport::Pci),
         hypervisor: options.hypervisor.as_ref().and_then(|name| name.parse().ok()),
         cpu_tier: options.cpu_tier.as_ref().and_then(|name| name.parse().ok()),
         console: Some(ConsoleChoice::None),

@@ -23,9 +23,8 @@ use minivmm_devices::irq::IrqSink;
 use super::error::KvmError;
 use crate::layout;
 
-/// Interrupts of each kind together: 32 private ones of a vCPU, and SPIs up to that of the last virtio device. A multiple of 32.
-const IRQ_COUNT: u32 = 128;
-const _: () = assert!(layout::LAST_VIRTIO_INTID.0 < IRQ_COUNT);
+/// Interrupts of each kind together: 32 private ones of a vCPU, and SPIs. A multiple of 32.
+const IRQ_COUNT: u32 = 32 + layout::SPI_COUNT;
 
 /// The distributor and the redistributors of one machine.
 #[derive(Debug)]
@@ -92,5 +91,10 @@ impl IrqSink for Lines {
         if let Err(error) = self.vm.set_irq_line(line, level) {
             tracing::error!("interrupt {} cannot be driven: {error}", intid.0);
         }
+    }
+
+    /// An edge is made of each request for a high level; one for a low level would do nothing (vgic_validate_injection).
+    fn pulse(&self, intid: Intid) {
+        self.set_level(intid, true);
     }
 }
