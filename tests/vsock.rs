@@ -276,7 +276,7 @@ fn killed_reader_ends_the_guests_connection() {
 fn guest_that_dies_in_the_middle_ends_the_hosts_connection() {
     let Some(mut guest) = boot(&["--vsock", "1024=@/sink"]) else { return };
     let listener = UnixListener::bind(guest.path("sink")).unwrap();
-    guest.run("/tmp/vsock fill 1024 1000000000 >/dev/null & sleep 2; kill -9 $!; wait; echo killed");
+    guest.run("/tmp/vsock fill 1024 1000000000000 >/dev/null & sleep 1; kill -9 $!; wait; echo killed");
     let all = reader(listener.accept().unwrap().0);
     guest.expect("killed");
     assert!(!all.join().unwrap().is_empty());
