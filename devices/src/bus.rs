@@ -22,6 +22,20 @@ pub enum AccessError {
     Unaligned,
 }
 
+/// Checks that an access has one of `widths`, in bytes, and is aligned to it.
+///
+/// # Errors
+/// [`AccessError::InvalidSize`] and [`AccessError::Unaligned`].
+pub fn check_access(offset: u64, len: usize, widths: &[usize]) -> Result<(), AccessError> {
+    if !widths.contains(&len) {
+        return Err(AccessError::InvalidSize);
+    }
+    if !offset.is_multiple_of(len as u64) {
+        return Err(AccessError::Unaligned);
+    }
+    Ok(())
+}
+
 /// Work that a write leaves to do and that needs no lock of the device: a vCPU does it itself where that is quicker than waking a thread.
 pub trait Errand: Send + Sync {
     /// Does it, for what the device says that `number` is. Any thread; several at once.

@@ -2,8 +2,8 @@
 //!
 //! The one controller of messages here is the frame of GICv2m, which stands before a GIC of any version: the data is the INTID of an SPI, which
 //! then is pending once. So it works with every interrupt controller that takes edges, a hypervisor's among them; a GICv3 has an ITS for the
-//! same purpose, whose tables in memory nobody needs for a few devices. Source: Arm DEN0029 (Server
-//! Base System Architecture), "GICv2m architecture".
+//! same purpose, whose tables in memory nobody needs for a few devices.
+//! Source: Arm DEN0029 (Server Base System Architecture), "GICv2m architecture".
 
 use std::sync::Arc;
 

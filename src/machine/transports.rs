@@ -18,7 +18,6 @@ use crate::memory::GuestRam;
 use crate::stats::Counters;
 
 /// The transport of one device.
-#[derive(Clone)]
 enum Transport {
     Mmio(Arc<Mutex<MmioTransport>>),
     Pci(Arc<Mutex<PciTransport>>),

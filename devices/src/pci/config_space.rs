@@ -23,8 +23,8 @@ pub struct ConfigSpace {
     bytes: [u8; CONFIG_BYTES],
     /// Bits that a driver can write.
     writable: [u8; CONFIG_BYTES],
-    /// The last capability, and where the next one goes.
-    last: usize,
+    /// Where the pointer to the next capability is, and where that goes.
+    link: usize,
     next: usize,
 }
 
@@ -33,7 +33,7 @@ impl ConfigSpace {
     #[must_use]
     pub fn new(identity: Identity, command: u16, pin: u8) -> Self {
         let (bytes, writable) = ([0; CONFIG_BYTES], [0; CONFIG_BYTES]);
-        let mut space = Self { bytes, writable, last: header::CAPABILITIES, next: header::END };
+        let mut space = Self { bytes, writable, link: header::CAPABILITIES, next: header::END };
         space.set(header::VENDOR_ID, &identity.vendor.to_le_bytes());
         space.set(header::DEVICE_ID, &identity.device.to_le_bytes());
         space.set(header::REVISION_ID, &[identity.revision]);
@@ -60,11 +60,10 @@ impl ConfigSpace {
         self.set(at, &[id, 0]);
         self.set(at + 2, body);
         self.allow(at + 2, writable);
-        // The header's pointer, or the one of the capability before.
-        self.set(if self.last == header::CAPABILITIES { self.last } else { self.last + 1 }, &[offset]);
+        self.set(self.link, &[offset]);
         self.set(header::STATUS, &(self.u16(header::STATUS) | STATUS_CAPABILITIES).to_le_bytes());
         // "The bottom two bits are reserved": capabilities begin at double words (§6.7).
-        (self.last, self.next) = (at, end.next_multiple_of(4));
+        (self.link, self.next) = (at + 1, end.next_multiple_of(4));
         Some(offset)
     }
 

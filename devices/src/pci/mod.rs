@@ -14,7 +14,7 @@ use self::spec::{
     CONFIG_BYTES, DEVICES, EA_ENABLE, EA_ENTRY_SIZE, EA_MEMORY, ECAM_FUNCTION_BYTES, FUNCTIONS, HEADER_MULTI_FUNCTION,
     header,
 };
-use crate::bus::{AccessError, MmioDevice};
+use crate::bus::{AccessError, MmioDevice, check_access};
 
 /// A function as its bus sees it: configuration space. Offsets are below [`CONFIG_BYTES`] and aligned, data has 1, 2 or 4 bytes.
 pub trait PciFunction: Send {
@@ -79,12 +79,7 @@ impl HostBridge {
 
     /// The function and the offset in its configuration space that `offset` of ECAM means.
     fn find(&self, offset: u64, len: usize) -> Result<Option<Access<'_>>, AccessError> {
-        if !matches!(len, 1 | 2 | 4) {
-            return Err(AccessError::InvalidSize);
-        }
-        if !offset.is_multiple_of(len as u64) {
-            return Err(AccessError::Unaligned);
-        }
+        check_access(offset, len, &[1, 2, 4])?;
         let register = offset % ECAM_FUNCTION_BYTES;
         let found = self.functions.iter().find(|(place, _)| u64::from(place.0) == offset / ECAM_FUNCTION_BYTES);
         let register = u16::try_from(register).ok().filter(|register| usize::from(*register) < CONFIG_BYTES);

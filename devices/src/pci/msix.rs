@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::spec::{MSIX_ENABLE, MSIX_ENTRY_BYTES, MSIX_FUNCTION_MASK, MSIX_MAX_VECTORS, MSIX_VECTOR_MASK};
-use crate::bus::AccessError;
+use crate::bus::{AccessError, check_access};
 use crate::msi::MsiSink;
 
 /// An entry of the table, after reset masked (§6.8.2.9).
@@ -83,12 +83,12 @@ impl Msix {
         self.send_pending(&mut state, vector.into());
     }
 
-    /// Reads the table at `offset`: 4 or 8 bytes, aligned (§6.8.2: "aligned DWORD or QWORD").
+    /// Reads the table at `offset`: 4 or 8 bytes, aligned.
     ///
     /// # Errors
     /// [`AccessError`] for another width or alignment, or past the end.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
-        check(offset, data.len())?;
+        check_access(offset, data.len(), &WIDTHS)?;
         let state = self.lock();
         for (offset, data) in (offset..).step_by(4).zip(data.chunks_exact_mut(4)) {
             let entry = state.entries.get(index(offset)).ok_or(AccessError::InvalidRegister)?;
@@ -108,7 +108,7 @@ impl Msix {
     /// # Errors
     /// As [`Self::read_table`].
     pub fn write_table(&self, offset: u64, data: &[u8]) -> Result<(), AccessError> {
-        check(offset, data.len())?;
+        check_access(offset, data.len(), &WIDTHS)?;
         let mut state = self.lock();
         let vector = index(offset);
         for (offset, data) in (offset..).step_by(4).zip(data.chunks_exact(4)) {
@@ -133,7 +133,7 @@ impl Msix {
     /// # Errors
     /// As [`Self::read_table`].
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
-        check(offset, data.len())?;
+        check_access(offset, data.len(), &WIDTHS)?;
         let state = self.lock();
         let first = usize::try_from(offset).unwrap_or(usize::MAX).saturating_mul(8);
         for (byte, first) in data.iter_mut().zip((first..).step_by(8)) {
@@ -166,17 +166,12 @@ impl Msix {
     }
 }
 
+/// Accesses to table and pending bits are "aligned DWORD or QWORD" (§6.8.2).
+const WIDTHS: [usize; 2] = [4, 8];
+
 /// Which entry of the table `offset` is in.
 fn index(offset: u64) -> usize {
     usize::try_from(offset / MSIX_ENTRY_BYTES).unwrap_or(usize::MAX)
-}
-
-fn check(offset: u64, len: usize) -> Result<(), AccessError> {
-    match len {
-        4 | 8 if offset.is_multiple_of(len as u64) => Ok(()),
-        4 | 8 => Err(AccessError::Unaligned),
-        _ => Err(AccessError::InvalidSize),
-    }
 }
 
 #[cfg(test)]

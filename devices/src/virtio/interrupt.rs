@@ -74,24 +74,20 @@ impl Interrupt {
     /// An interrupt that drives `line`, low.
     #[must_use]
     pub fn new(line: IrqLine) -> Self {
-        Self::with(line, None)
+        Self {
+            line,
+            pin: Mutex::default(),
+            messages: None,
+            needs_reset: AtomicBool::new(false),
+            raised: AtomicU64::new(0),
+            suppressed: AtomicU64::new(0),
+        }
     }
 
     /// An interrupt that sends `messages` once they are enabled, and drives `line` before.
     #[must_use]
     pub fn with_messages(line: IrqLine, messages: Messages) -> Self {
-        Self::with(line, Some(messages))
-    }
-
-    fn with(line: IrqLine, messages: Option<Messages>) -> Self {
-        Self {
-            line,
-            pin: Mutex::default(),
-            messages,
-            needs_reset: AtomicBool::new(false),
-            raised: AtomicU64::new(0),
-            suppressed: AtomicU64::new(0),
-        }
+        Self { messages: Some(messages), ..Self::new(line) }
     }
 
     /// Tells the driver that buffers of `queue` were used.

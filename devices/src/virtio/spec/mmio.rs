@@ -1,6 +1,7 @@
 //! Registers of virtio over MMIO, §4.2.2, version 2.
 
-use crate::bus::AccessError;
+use super::CONFIG_WIDTHS;
+use crate::bus::{AccessError, check_access};
 
 /// MagicValue: "virt".
 pub const MAGIC: u32 = 0x7472_6976;
@@ -55,18 +56,9 @@ impl Register {
     /// [`AccessError`] for an offset without a register, or another width or alignment.
     pub fn decode(offset: u64, len: usize) -> Result<Self, AccessError> {
         if let Some(config) = offset.checked_sub(CONFIG) {
-            return match len {
-                1 | 2 | 4 | 8 if config.is_multiple_of(len as u64) => Ok(Self::Config(config)),
-                1 | 2 | 4 | 8 => Err(AccessError::Unaligned),
-                _ => Err(AccessError::InvalidSize),
-            };
+            return check_access(config, len, &CONFIG_WIDTHS).map(|()| Self::Config(config));
         }
-        if len != 4 {
-            return Err(AccessError::InvalidSize);
-        }
-        if !offset.is_multiple_of(4) {
-            return Err(AccessError::Unaligned);
-        }
+        check_access(offset, len, &[4])?;
         Ok(match offset {
             0x000 => Self::MagicValue,
             0x004 => Self::Version,

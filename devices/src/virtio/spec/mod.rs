@@ -16,6 +16,9 @@ pub const F_INDIRECT_DESC: u64 = 1 << 28;
 /// §2.7.10: used_event and avail_event suppress notifications.
 pub const F_EVENT_IDX: u64 = 1 << 29;
 
+/// §4.1.3.1, §4.2.2.2: bytes of an access to the configuration space. Which of them a field has, only the device knows.
+pub const CONFIG_WIDTHS: [usize; 4] = [1, 2, 4, 8];
+
 /// §4.2.2 InterruptStatus, §4.1.4.5 ISR status: buffers were used.
 pub const INTERRUPT_USED: u32 = 1;
 /// The same: the configuration changed, or the device needs a reset.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Area, Core, TransportCounters, feature_word};
+use super::{Area, Core, TransportCounters, word};
 use crate::bus::{AccessError, Errand, MmioDevice};
 use crate::irq::IrqLine;
 use crate::virtio::interrupt::Interrupt;
@@ -57,7 +57,7 @@ impl MmioDevice for MmioTransport {
             Register::Version => VERSION,
             Register::DeviceId => core.device_ref().device_id(),
             Register::VendorId => VENDOR,
-            Register::DeviceFeatures => feature_word(core.offered_features(), self.device_features_sel),
+            Register::DeviceFeatures => word(core.offered_features(), self.device_features_sel),
             Register::QueueSizeMax => u32::from(core.queue_size_max(self.queue_sel)),
             Register::QueueReady => u32::from(core.is_queue_ready(self.queue_sel)),
             Register::InterruptStatus => core.interrupt.status(),

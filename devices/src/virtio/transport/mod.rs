@@ -131,12 +131,9 @@ impl Core {
 
     fn activate(&mut self) {
         let event_idx = self.accepted & F_EVENT_IDX != 0;
-        let mut fresh = new_rings(&*self.device);
         // The rings move into the device; those that stay here remember what the driver said of them.
-        for (fresh, ring) in fresh.iter_mut().zip(&self.rings) {
-            remember(fresh, ring);
-        }
-        let rings = std::mem::replace(&mut self.rings, fresh);
+        let copies = self.rings.iter().filter_map(|ring| Ring::try_from(ring.state()).ok()).collect();
+        let rings = std::mem::replace(&mut self.rings, copies);
         let mut queues = Vec::with_capacity(rings.len());
         for (mut ring, index) in rings.into_iter().zip(0u16..) {
             if !ring.ready() {
@@ -243,28 +240,14 @@ impl Core {
     }
 }
 
-/// 32 bits of a feature set; words past the second are empty.
+/// 32 bits of a feature set or an address, the low ones first; words past the second are empty.
 #[expect(clippy::cast_possible_truncation, reason = "takes the selected half")]
-fn feature_word(features: u64, select: u32) -> u32 {
+fn word(bits: u64, select: u32) -> u32 {
     match select {
-        0 => features as u32,
-        1 => (features >> 32) as u32,
+        0 => bits as u32,
+        1 => (bits >> 32) as u32,
         _ => 0,
     }
-}
-
-/// Makes `fresh` read as `ring` does.
-fn remember(fresh: &mut Ring, ring: &Ring) {
-    #[expect(clippy::cast_possible_truncation, reason = "takes each half")]
-    let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-    let (low, high) = halves(ring.desc_table());
-    fresh.set_desc_table_address(low, high);
-    let (low, high) = halves(ring.avail_ring());
-    fresh.set_avail_ring_address(low, high);
-    let (low, high) = halves(ring.used_ring());
-    fresh.set_used_ring_address(low, high);
-    fresh.set_size(ring.size());
-    fresh.set_ready(ring.ready());
 }
 
 /// Rings as after power-on. A device's queue sizes are powers of two by contract; one that is not becomes a queue of 1.

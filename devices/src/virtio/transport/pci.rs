@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use virtio_queue::QueueT;
 
-use super::{Area, Core, TransportCounters, feature_word};
-use crate::bus::{AccessError, Errand, MmioDevice};
+use super::{Area, Core, TransportCounters, word};
+use crate::bus::{AccessError, Errand, MmioDevice, check_access};
 use crate::irq::IrqLine;
 use crate::msi::MsiSink;
 use crate::pci::config_space::{ConfigSpace, Identity};
@@ -26,6 +26,7 @@ use crate::pci::spec::{
 };
 use crate::pci::{PciFunction, fixed_memory};
 use crate::virtio::interrupt::{Interrupt, Messages};
+use crate::virtio::spec::CONFIG_WIDTHS;
 use crate::virtio::spec::pci::{
     CAP_BAR, CAP_BYTES, CAP_LENGTH, CAP_OFFSET, COMMON_BYTES, CommonField, FIRST_DEVICE, NO_VECTOR, NOTIFY_CAP_BYTES,
     PCI_CFG_CAP_BYTES, PCI_CFG_DATA, REVISION, SUBSYSTEM, VENDOR, cfg_type, class,
@@ -139,7 +140,7 @@ impl PciTransport {
             Part::Isr if data.len() == 1 => self.core.interrupt.take_status(),
             Part::Isr => return Err(AccessError::InvalidSize),
             Part::Device(offset) => {
-                check_device_access(offset, data.len())?;
+                check_access(offset, data.len(), &CONFIG_WIDTHS)?;
                 self.core.device_ref().read_config(offset, data);
                 return Ok(());
             }
@@ -159,9 +160,9 @@ impl PciTransport {
         let vector = |queue| core.interrupt.messages().map_or(NO_VECTOR, |messages| messages.vector(queue)).into();
         match field {
             CommonField::DeviceFeatureSelect => self.device_features_sel,
-            CommonField::DeviceFeature => feature_word(core.offered_features(), self.device_features_sel),
+            CommonField::DeviceFeature => word(core.offered_features(), self.device_features_sel),
             CommonField::DriverFeatureSelect => self.driver_features_sel,
-            CommonField::DriverFeature => feature_word(core.accepted_features(), self.driver_features_sel),
+            CommonField::DriverFeature => word(core.accepted_features(), self.driver_features_sel),
             CommonField::ConfigMsixVector => vector(None),
             CommonField::NumQueues => core.queue_count(),
             CommonField::DeviceStatus => core.status(),
@@ -171,12 +172,12 @@ impl PciTransport {
             CommonField::QueueMsixVector => vector(Some(queue)),
             CommonField::QueueEnable => core.is_queue_ready(queue.into()).into(),
             CommonField::QueueNotifyOff => queue.into(),
-            CommonField::QueueDescLow => low(address(Area::Descriptors)),
-            CommonField::QueueDescHigh => high(address(Area::Descriptors)),
-            CommonField::QueueDriverLow => low(address(Area::Driver)),
-            CommonField::QueueDriverHigh => high(address(Area::Driver)),
-            CommonField::QueueDeviceLow => low(address(Area::Device)),
-            CommonField::QueueDeviceHigh => high(address(Area::Device)),
+            CommonField::QueueDescLow => word(address(Area::Descriptors), 0),
+            CommonField::QueueDescHigh => word(address(Area::Descriptors), 1),
+            CommonField::QueueDriverLow => word(address(Area::Driver), 0),
+            CommonField::QueueDriverHigh => word(address(Area::Driver), 1),
+            CommonField::QueueDeviceLow => word(address(Area::Device), 0),
+            CommonField::QueueDeviceHigh => word(address(Area::Device), 1),
             // Of features that are not offered.
             CommonField::QueueNotifyConfigData | CommonField::QueueReset => 0,
         }
@@ -190,7 +191,7 @@ impl PciTransport {
                 return self.write_common(field, value);
             }
             Part::Device(offset) => {
-                check_device_access(offset, data.len())?;
+                check_access(offset, data.len(), &CONFIG_WIDTHS)?;
                 self.core.device().write_config(offset, data);
             }
             // The value is the queue's number again, without NOTIFICATION_DATA (§4.1.5.2).
@@ -267,25 +268,6 @@ impl PciTransport {
         self.msix.set_control(control, command & COMMAND_BUS_MASTER != 0);
         // "While enabled for MSI-X operation, a function is prohibited from using its INTx# pin" (PCI §6.8.2.3).
         self.core.interrupt.disable_line(command & COMMAND_INTX_DISABLE != 0 || control & MSIX_ENABLE != 0);
-    }
-}
-
-/// The low half of an address.
-fn low(address: u64) -> u32 {
-    u32::try_from(address & 0xffff_ffff).unwrap_or_default()
-}
-
-/// The high half of an address.
-fn high(address: u64) -> u32 {
-    u32::try_from(address >> 32).unwrap_or_default()
-}
-
-/// The width of the driver's accesses is that of the field (§4.1.3.1), which only the device knows.
-fn check_device_access(offset: u64, len: usize) -> Result<(), AccessError> {
-    match len {
-        1 | 2 | 4 | 8 if offset.is_multiple_of(len as u64) => Ok(()),
-        1 | 2 | 4 | 8 => Err(AccessError::Unaligned),
-        _ => Err(AccessError::InvalidSize),
     }
 }
 
