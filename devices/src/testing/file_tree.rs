@@ -723,14 +723,15 @@ impl FileSystem for FileTree {
         tree.look_up(ino)
     }
 
-    fn open(&self, node: NodeId, flags: OpenFlags) -> Result<Handle> {
+    fn open(&self, node: NodeId, flags: OpenFlags) -> Result<(Handle, Option<Attr>)> {
         let mut tree = self.tree();
         let handle = tree.open(node, flags.access, false)?;
+        let ino = tree.ino(node)?;
         if flags.truncate {
-            let ino = tree.ino(node)?;
             tree.resize(ino, 0)?;
+            return Ok((handle, None));
         }
-        Ok(handle)
+        Ok((handle, Some(tree.attr(ino)?)))
     }
 
     fn create(&self, parent: NodeId, name: Name<'_>, flags: OpenFlags, creation: &Creation) -> Result<(Entry, Handle)> {

@@ -119,12 +119,12 @@ impl Share {
                 // Taken by a name that the host takes for this one, and the guest does not.
                 let (node, entry) =
                     found.map_err(|error| if error == Errno::ENOENT { Errno::EEXIST } else { error })?;
-                let opened = self.open_file(&node, flags).inspect_err(|_| {
+                let (handle, _) = self.open_file(&node, flags).inspect_err(|_| {
                     self.nodes.forget(node.id, 1);
                 })?;
                 // Opening may have cut it.
                 let attr = if flags.truncate { self.attr(&node).unwrap_or(entry.attr) } else { entry.attr };
-                return Ok((Entry { attr, ..entry }, opened));
+                return Ok((Entry { attr, ..entry }, handle));
             }
             Err(error) => return Err(error),
         };

@@ -25,6 +25,7 @@ use super::ownership::is_placeholder;
 use super::passthrough::transfer::{self, At};
 use super::passthrough::{calls, system};
 use super::share::Share;
+use super::stat::Stat;
 use super::xattr::Names;
 
 /// The most bytes of names that a file's extended attributes have (`XATTR_LIST_MAX`, limits.h).
@@ -35,11 +36,12 @@ impl Share {
         if self.view.is_some() { Names::Mapped } else { Names::Host }
     }
 
-    /// Opens a regular file that the guest knows. One call for a file that has a descriptor, and one to see that its name is still its own.
+    /// Opens a regular file that the guest knows. One call for a file that has a descriptor, and one to see that its name is still its own;
+    /// that tells its attributes, unless opening it changes them.
     ///
     /// # Errors
     /// `ESTALE` if it has moved on; `ENFILE`; the host's.
-    pub(super) fn open_file(&self, node: &Arc<Node>, flags: OpenFlags) -> Result<Handle> {
+    pub(super) fn open_file(&self, node: &Arc<Node>, flags: OpenFlags) -> Result<(Handle, Option<Attr>)> {
         match node.file_type {
             mode::FILE => {}
             mode::DIRECTORY => return Err(Errno::EISDIR),
@@ -48,10 +50,10 @@ impl Share {
         }
         let thread = self.thread()?;
         let reservation = self.budget.reserve()?;
-        if node.held_descriptor().is_some() {
-            self.check_name(node)?;
-        }
-        let descriptor = self.descriptor(node)?;
+        let (descriptor, stat) = match node.held_descriptor() {
+            Some(descriptor) => (descriptor, self.check_name(node)?),
+            None => self.descriptor_and_stat(node)?,
+        };
         if flags.truncate {
             thread.keep_setgid(!flags.kill_suidgid)?;
             if flags.kill_suidgid {
@@ -59,16 +61,18 @@ impl Share {
             }
         }
         let fd = self.open_for_data(node, descriptor.as_fd(), flags)?;
-        Ok(self.insert_file(node.clone(), Descriptor::new(fd, reservation)))
+        let stat = stat.filter(|_| !flags.truncate);
+        let attr = stat.map(|stat| self.shown(node, &stat, Reach::Descriptor(descriptor.as_fd())));
+        Ok((self.insert_file(node.clone(), Descriptor::new(fd, reservation)), attr))
     }
 
     /// Sees whether the host has put another file in the place of `node` since: the guest then looks again, and finds that one. Says so
-    /// only once, since a guest that has no name to look up wants the old one.
-    fn check_name(&self, node: &Arc<Node>) -> Result<()> {
-        let Some(place) = node.place() else { return Ok(()) };
+    /// only once, since a guest that has no name to look up wants the old one. What was seen of it, if it has a name.
+    fn check_name(&self, node: &Arc<Node>) -> Result<Option<Stat>> {
+        let Some(place) = node.place() else { return Ok(None) };
         let directory = self.descriptor(&place.parent)?;
         match system::stat_at(directory.as_fd(), &place.name) {
-            Ok(stat) if stat.identity == node.identity => Ok(()),
+            Ok(stat) if stat.identity == node.identity => Ok(Some(stat)),
             Ok(_) | Err(Errno::ENOENT) => {
                 node.lose_place();
                 Err(Errno::ESTALE)
@@ -343,7 +347,7 @@ impl FileSystem for Share {
         Ok(entry)
     }
 
-    fn open(&self, node: NodeId, flags: OpenFlags) -> Result<Handle> {
+    fn open(&self, node: NodeId, flags: OpenFlags) -> Result<(Handle, Option<Attr>)> {
         self.open_file(&self.nodes.get(node)?, flags)
     }
 

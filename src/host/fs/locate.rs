@@ -52,14 +52,19 @@ impl Share {
     /// # Errors
     /// `ESTALE` if it cannot be found again; the host's.
     pub(super) fn descriptor(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>, Errno> {
+        self.descriptor_and_stat(node).map(|(descriptor, _)| descriptor)
+    }
+
+    /// As [`Self::descriptor`], with what was seen of the node, if it was looked at.
+    pub(super) fn descriptor_and_stat(&self, node: &Arc<Node>) -> Result<(Arc<Descriptor>, Option<Stat>), Errno> {
         let mut way = Vec::new();
         let mut at = node.clone();
         let mut found = loop {
             if let Some(descriptor) = at.held_descriptor() {
-                break descriptor;
+                break (descriptor, None);
             }
             if let Some(fd) = self.by_handle(&at) {
-                break self.kept.keep(&at, fd);
+                break (self.kept.keep(&at, fd), None);
             }
             let place = at.place().ok_or(Errno::ESTALE)?;
             if way.len() >= MAX_DEPTH {
@@ -69,20 +74,25 @@ impl Share {
             at = place.parent;
         };
         while let Some((node, name)) = way.pop() {
-            found = self.open_at(&node, found.as_fd(), &name)?;
+            let (descriptor, stat) = self.open_at(&node, found.0.as_fd(), &name)?;
+            found = (descriptor, Some(stat));
         }
         Ok(found)
     }
 
     /// Opens `node`, which is `name` in `directory`, and keeps the descriptor. Two calls.
-    fn open_at(&self, node: &Arc<Node>, directory: BorrowedFd<'_>, name: &CStr) -> Result<Arc<Descriptor>, Errno> {
-        let fd = system::open_node(directory, name);
-        let fd = fd.and_then(|fd| {
-            let is_it = system::stat(fd.as_fd())?.identity == node.identity;
-            if is_it { Ok(fd) } else { Err(Errno::ESTALE) }
+    fn open_at(
+        &self,
+        node: &Arc<Node>,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<(Arc<Descriptor>, Stat), Errno> {
+        let found = system::open_node(directory, name).and_then(|fd| {
+            let stat = system::stat(fd.as_fd())?;
+            if stat.identity == node.identity { Ok((fd, stat)) } else { Err(Errno::ESTALE) }
         });
-        match fd.map_err(stale) {
-            Ok(fd) => Ok(self.kept.keep(node, fd)),
+        match found.map_err(stale) {
+            Ok((fd, stat)) => Ok((self.kept.keep(node, fd), stat)),
             Err(Errno::ESTALE) => {
                 node.lose_place();
                 Err(Errno::ESTALE)

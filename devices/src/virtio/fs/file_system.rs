@@ -328,11 +328,11 @@ pub trait FileSystem: Send + Sync {
 
     // Files
 
-    /// Opens a regular file.
+    /// Opens a regular file. With its attributes as they were during the call, if the back end has come by them and does not cut the file.
     ///
     /// # Errors
     /// `ENFILE` when the back end has as many handles as it allows; the host's.
-    fn open(&self, node: NodeId, flags: OpenFlags) -> Result<Handle>;
+    fn open(&self, node: NodeId, flags: OpenFlags) -> Result<(Handle, Option<Attr>)>;
 
     /// Makes a file, or opens the one that is there unless [`OpenFlags::exclusive`] says not to; one lookup. The handle is as
     /// `flags` want whatever `creation.mode` says: a file may be made with mode 0444, or 0, and written.

@@ -70,7 +70,7 @@ fn known_file_outlives_its_name_unopened() {
         let node = shared.walk("a").node;
         shared.unlink(ROOT, "a").unwrap();
         assert_eq!((shared.attr(node).nlink, shared.attr(node).size), (0, 3));
-        let handle = shared.share.open(node, READ).unwrap();
+        let handle = shared.open(node, READ).unwrap();
         assert_eq!(shared.read(node, handle, 0, 9).unwrap(), b"abc");
     });
 }
@@ -281,7 +281,7 @@ fn only_what_was_given_out_is_known() {
         assert_eq!(shared.read(node, Handle(u64::MAX), 0, 1), Err(Errno::EBADF));
         let directory = shared.share.opendir(ROOT).unwrap();
         assert_eq!(shared.read(ROOT, directory, 0, 1), Err(Errno::EBADF));
-        assert_eq!(shared.share.open(ROOT, READ), Err(Errno::EISDIR));
+        assert_eq!(shared.open(ROOT, READ), Err(Errno::EISDIR));
         assert_eq!(shared.share.opendir(node), Err(Errno::ENOTDIR));
         assert_eq!(shared.look_up(node, "x"), Err(Errno::ENOTDIR));
     });

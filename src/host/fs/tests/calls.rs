@@ -38,7 +38,7 @@ fn getattr_costs_one_call_opened_or_not() {
     let shared = with_file(Ownership::Host);
     let node = shared.walk("a").node;
     assert_eq!(calls(&shared, || shared.attr(node)), 1);
-    let handle = shared.share.open(node, READ).unwrap();
+    let handle = shared.open(node, READ).unwrap();
     assert_eq!(calls(&shared, || shared.attr(node)), 1);
     assert_eq!(calls(&shared, || shared.share.getattr(node, Some(handle))), 1);
 }
@@ -116,12 +116,14 @@ fn readdirplus_costs_two_calls_a_directory_whose_files_the_guest_may_keep() {
 fn open_and_create_cost_few_calls() {
     let shared = with_file(Ownership::Host);
     let node = shared.walk("a").node;
-    // openat2 and statx for a descriptor, open.
-    let mut handle = None;
-    assert_eq!(calls(&shared, || handle = shared.share.open(node, READ).ok()), 3);
+    // openat2 and statx for a descriptor, open. What statx said is passed on, so that nobody asks again.
+    let mut opened = None;
+    assert_eq!(calls(&shared, || opened = shared.share.open(node, READ).ok()), 3);
+    let (handle, attr) = opened.unwrap();
+    assert_eq!(attr, Some(shared.attr(node)));
     // statx of the name, open.
-    assert_eq!(calls(&shared, || shared.share.open(node, READ)), 2);
-    let handle = handle.unwrap();
+    assert_eq!(calls(&shared, || opened = shared.share.open(node, READ).ok()), 2);
+    assert_eq!(opened.unwrap().1, attr);
     assert_eq!(calls(&shared, || shared.read(node, handle, 0, 100)), 1);
     assert_eq!(calls(&shared, || shared.create(ROOT, "new", 0o644)), 2);
     assert_eq!(calls(&shared, || shared.mkdir(ROOT, "directory")), 2);

@@ -35,7 +35,7 @@ fn symbolic_link_is_never_followed() {
         symlink(target, shared.path(name)).unwrap();
         let entry = shared.look_up(ROOT, name).unwrap();
         assert_eq!(entry.attr.file_type(), mode::SYMLINK);
-        assert!(shared.share.open(entry.node, READ).is_err());
+        assert!(shared.open(entry.node, READ).is_err());
         assert_eq!(shared.share.opendir(entry.node), Err(Errno::ENOTDIR));
         assert_eq!(shared.look_up(entry.node, "passwd"), Err(Errno::ENOTDIR));
         assert!(
@@ -84,7 +84,7 @@ fn file_swapped_for_a_link_to_the_outside_is_never_read_through_it() {
     let secret = shared.directory.path().join("secret");
     race(&shared, "file", secret.to_str().unwrap(), || {
         let Ok(entry) = shared.look_up(ROOT, "swapped") else { return false };
-        let Ok(handle) = shared.share.open(entry.node, READ_WRITE) else { return false };
+        let Ok(handle) = shared.open(entry.node, READ_WRITE) else { return false };
         let content = shared.read(entry.node, handle, 0, 100).unwrap();
         shared.share.release(entry.node, handle).unwrap();
         content != b"inside"
@@ -129,11 +129,11 @@ fn device_and_fifo_of_the_host_are_not_opened() {
     let shared = with_secret();
     make_fifo(&shared.path("fifo"));
     let fifo = shared.walk("fifo").node;
-    assert_eq!(shared.share.open(fifo, READ), Err(Errno::EPERM));
-    assert_eq!(shared.share.open(fifo, WRITE), Err(Errno::EPERM));
+    assert_eq!(shared.open(fifo, READ), Err(Errno::EPERM));
+    assert_eq!(shared.open(fifo, WRITE), Err(Errno::EPERM));
     if is_root() {
         let device = shared.mknod(ROOT, "null", mode::CHARACTER | 0o666, 0x103).unwrap();
-        assert_eq!(shared.share.open(device.node, READ_WRITE), Err(Errno::EPERM));
+        assert_eq!(shared.open(device.node, READ_WRITE), Err(Errno::EPERM));
     }
 }
 
@@ -144,7 +144,7 @@ fn fifo_that_takes_a_files_place_is_not_waited_for() {
     let node = shared.walk("a").node;
     std::fs::remove_file(shared.path("a")).unwrap();
     make_fifo(&shared.path("a"));
-    assert_eq!(shared.share.open(node, READ), Err(Errno::ESTALE));
+    assert_eq!(shared.open(node, READ), Err(Errno::ESTALE));
     let (creation, flags) = (super::support::creation(0o644), READ);
     assert_eq!(with_name("a", |name| shared.share.create(ROOT, name, flags, &creation)), Err(Errno::EPERM));
 }
@@ -157,7 +157,7 @@ fn numbers_that_were_never_given_out_mean_nothing() {
     for number in (0..100).chain([u64::MAX, 1 << 63]).filter(|number| ![1, 2].contains(number)) {
         assert_eq!(shared.share.getattr(NodeId(number), None), Err(Errno::ESTALE));
         assert_eq!(shared.look_up(NodeId(number), "secret"), Err(Errno::ESTALE));
-        assert_eq!(shared.share.open(NodeId(number), READ), Err(Errno::ESTALE));
+        assert_eq!(shared.open(NodeId(number), READ), Err(Errno::ESTALE));
         assert_eq!(shared.rename((ROOT, "a"), (NodeId(number), "a"), RenameMode::Replace), Err(Errno::ESTALE));
     }
 }
@@ -181,7 +181,7 @@ fn confined_thread_opens_nothing_outside_and_everything_inside() {
         // All that a share does still works.
         shared.write(node, handle, 0, b"x").unwrap();
         shared.share.release(node, handle).unwrap();
-        shared.share.open(node, READ_WRITE).unwrap();
+        shared.open(node, READ_WRITE).unwrap();
         let below = shared.mkdir(ROOT, "d");
         shared.rename((ROOT, "a"), (below, "b"), RenameMode::Replace).unwrap();
         shared.link(node, ROOT, "linked").unwrap();
@@ -238,7 +238,7 @@ fn confined_server_loses_a_directory_that_leaves_the_share() {
             return;
         }
         let file = shared.look_up(inside, "a").unwrap().node;
-        assert!(shared.share.open(file, READ).is_err());
+        assert!(shared.open(file, READ).is_err());
         assert!(shared.share.opendir(inside).is_err());
         assert!(shared.mkdir_as(inside, "new", 0o755, Default::default()).is_err());
     });

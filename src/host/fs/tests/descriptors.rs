@@ -37,7 +37,7 @@ fn use_all(shared: &Shared, nodes: &[NodeId]) {
     for (index, node) in nodes.iter().enumerate() {
         assert!(shared.attr(*node).is_file());
         if index % 7 == 0 {
-            let handle = shared.share.open(*node, WRITE).unwrap();
+            let handle = shared.open(*node, WRITE).unwrap();
             shared.write(*node, handle, 0, b"x").unwrap();
             shared.share.release(*node, handle).unwrap();
             shared.set(*node, SetAttr { mode: Some(0o600), ..SetAttr::default() });
@@ -97,7 +97,7 @@ fn parked_file_that_was_replaced_is_stale_and_found_by_name() {
         std::fs::write(shared.path("b"), b"newer").unwrap();
         std::fs::rename(shared.path("b"), shared.path("a")).unwrap();
         assert_eq!(shared.share.getattr(old, None), Err(Errno::ESTALE));
-        assert_eq!(shared.share.open(old, READ), Err(Errno::ESTALE));
+        assert_eq!(shared.open(old, READ), Err(Errno::ESTALE));
         let new = shared.walk("a");
         assert_ne!(new.node, old);
         assert_eq!(new.attr.size, 5);
@@ -109,12 +109,12 @@ fn file_replaced_by_the_host_is_stale_to_open_once_also_if_it_is_held() {
     let shared = Shared::new(Ownership::Host);
     std::fs::write(shared.path("a"), b"old").unwrap();
     let old = shared.walk("a").node;
-    shared.share.open(old, READ).unwrap();
+    shared.open(old, READ).unwrap();
     std::fs::write(shared.path("b"), b"newer").unwrap();
     std::fs::rename(shared.path("b"), shared.path("a")).unwrap();
-    assert_eq!(shared.share.open(old, READ), Err(Errno::ESTALE));
+    assert_eq!(shared.open(old, READ), Err(Errno::ESTALE));
     // Who has no name to look up gets the old one.
-    let handle = shared.share.open(old, READ).unwrap();
+    let handle = shared.open(old, READ).unwrap();
     assert_eq!(shared.read(old, handle, 0, 9).unwrap(), b"old");
 }
 
@@ -122,9 +122,9 @@ fn file_replaced_by_the_host_is_stale_to_open_once_also_if_it_is_held() {
 fn files_that_stay_open_are_limited() {
     let shared = Shared::with_limit(Ownership::Host, 64);
     let (node, first) = shared.create(ROOT, "a", 0o644);
-    let opened = (0..100).take_while(|_| shared.share.open(node, READ).is_ok()).count();
+    let opened = (0..100).take_while(|_| shared.open(node, READ).is_ok()).count();
     assert_eq!(opened, 30);
-    assert_eq!(shared.share.open(node, READ), Err(Errno::ENFILE));
+    assert_eq!(shared.open(node, READ), Err(Errno::ENFILE));
     assert_eq!(shared.share.opendir(ROOT), Err(Errno::ENFILE));
     shared.share.release(node, first).unwrap();
     shared.share.opendir(ROOT).unwrap();

@@ -103,7 +103,7 @@ fn write_clears_setuid_only_for_those_who_may_not_keep_it() {
         shared.set(node, SetAttr { size: Some(0), kill_suidgid: true, ..SetAttr::default() });
         assert_eq!(shared.attr(node).mode, mode::FILE | 0o755);
         shared.set(node, permissions(0o4755));
-        shared.share.open(node, OpenFlags { truncate: true, kill_suidgid: true, ..WRITE }).unwrap();
+        shared.open(node, OpenFlags { truncate: true, kill_suidgid: true, ..WRITE }).unwrap();
         assert_eq!(shared.attr(node).mode, mode::FILE | 0o755);
     });
 }
@@ -215,7 +215,7 @@ fn file_that_the_hosts_user_closed_to_itself_is_written_by_the_guests_root() {
         std::fs::write(shared.path("a"), b"abc").unwrap();
         std::fs::set_permissions(shared.path("a"), std::fs::Permissions::from_mode(0o400)).unwrap();
         let node = shared.walk("a").node;
-        let handle = shared.share.open(node, WRITE).unwrap();
+        let handle = shared.open(node, WRITE).unwrap();
         assert_eq!(shared.write(node, handle, 0, b"x"), Ok(1));
         assert_eq!(mode_of(&shared.path("a")) & 0o777, 0o400);
         assert_eq!(shared.set(node, owner(5, 5)).mode, mode::FILE | 0o400);

@@ -115,6 +115,10 @@ impl Shared {
         with_name(from.1, |old| with_name(to.1, |new| self.share.rename(from.0, old, to.0, new, mode)))
     }
 
+    pub fn open(&self, node: NodeId, flags: OpenFlags) -> Result<Handle, Errno> {
+        self.share.open(node, flags).map(|(handle, _)| handle)
+    }
+
     pub fn attr(&self, node: NodeId) -> Attr {
         self.share.getattr(node, None).unwrap()
     }

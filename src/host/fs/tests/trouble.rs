@@ -65,7 +65,7 @@ fn error_of_the_medium_is_the_guests_error() {
     // The memory of a process at an address that is not mapped is a file whose reads fail with EIO.
     let share = Share::open(Path::new("/proc/self"), Ownership::Host, &Budget::new(1000)).unwrap();
     let memory = with_name("mem", |name| share.lookup(ROOT, name)).unwrap();
-    let handle = share.open(memory.node, READ).unwrap();
+    let (handle, _) = share.open(memory.node, READ).unwrap();
     let mut bytes = [0; 16];
     let slices = [vm_memory::VolatileSlice::from(bytes.as_mut_slice())];
     assert_eq!(share.read(memory.node, handle, 0, &slices), Err(Errno::EIO));
@@ -109,7 +109,7 @@ fn file_system_that_is_unmounted_below_the_share_is_stale() {
     let mount = shared.walk("mounted");
     assert!(mount.attr.is_submount && !shared.attr(ROOT).is_submount);
     let file = shared.walk("mounted/a").node;
-    let handle = shared.share.open(file, READ).unwrap();
+    let handle = shared.open(file, READ).unwrap();
     drop(mounted);
     assert_eq!(shared.read(file, handle, 0, 9).unwrap(), b"abc");
     let below = shared.walk("mounted");

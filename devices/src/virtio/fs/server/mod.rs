@@ -686,22 +686,24 @@ impl Act<'_> {
 
     fn open(&mut self, flags: OpenFlags) -> Result<(), Errno> {
         let (server, node) = (self.server, self.node);
-        let handle = server.file_system.open(node, flags)?;
+        let now = (server.now)();
+        let (handle, attr) = server.file_system.open(node, flags)?;
         let reply_flags = match server.options.cache {
             CacheMode::Never => fopen::DIRECT_IO,
             CacheMode::Always => fopen::KEEP_CACHE,
             CacheMode::Auto if flags.truncate => 0,
-            CacheMode::Auto if self.is_unchanged(handle) => fopen::KEEP_CACHE,
+            CacheMode::Auto if self.is_unchanged(handle, attr, now) => fopen::KEEP_CACHE,
             CacheMode::Auto => 0,
         };
         self.put(&OpenOut { fh: handle.0.into(), open_flags: reply_flags.into(), ..OpenOut::default() })
     }
 
-    /// Whether a node's content is what it was at its last open; remembers what it is now.
-    fn is_unchanged(&self, handle: Handle) -> bool {
+    /// Whether a node's content is what it was at its last open; remembers what it is now. `attr`: how opening it has found it, if it has looked.
+    /// `now` is of before.
+    fn is_unchanged(&self, handle: Handle, attr: Option<Attr>, now: Time) -> bool {
         let (server, node) = (self.server, self.node);
-        let now = (server.now)();
-        let stamp = server.file_system.getattr(node, Some(handle)).ok().and_then(|attr| Stamp::of(&attr, now));
+        let attr = attr.or_else(|| server.file_system.getattr(node, Some(handle)).ok());
+        let stamp = attr.and_then(|attr| Stamp::of(&attr, now));
         let unchanged = server.stamps.replace(node, stamp);
         // A FORGET may have come between: then nobody else removes what was just put there.
         if stamp.is_some() && !unchanged && !server.file_system.is_known(node) {
@@ -722,7 +724,7 @@ impl Act<'_> {
             // A cached listing without valid attributes would cost one LOOKUP an entry, where READDIRPLUS brings many at once: only for
             // those whose attributes stay valid. The guest's kernel drops the listing when it sees another mtime.
             CacheMode::Auto if watched => {
-                let keep = self.is_unchanged(handle);
+                let keep = self.is_unchanged(handle, None, (server.now)());
                 let settled = server.stamps.contains(node);
                 (if keep { fopen::KEEP_CACHE } else { 0 }) | (if settled { fopen::CACHE_DIR } else { 0 })
             }
