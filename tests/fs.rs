@@ -5,7 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use support::share::{Guest, Host, NOBODY, is_root};
 
@@ -55,8 +56,8 @@ fn probes_pass_with_everything_cached() {
     probes_pass(Host::Same, ",cache=always", &[]);
 }
 
-fn pjdfstest_passes(host: Host) {
-    let Some(mut guest) = Guest::boot(host, "", &["--cpus", "2"]) else { return };
+fn pjdfstest_passes(host: Host, share_options: &str) {
+    let Some(mut guest) = Guest::boot(host, share_options, &["--cpus", "2"]) else { return };
     // Not of 31 bytes, nor of 127 more: the suite's arithmetic of longest paths fails there.
     guest.run("mkdir -m 777 /share/pjdfs");
     let (_, output) = guest.try_run("cd /share; NO_COLOR=1 pjdfstest -c /etc/pjdfstest.toml -p /share/pjdfs");
@@ -81,12 +82,17 @@ fn pjdfstest_passes_with_a_server_of_the_same_user() {
     if !is_root() {
         eprintln!("as an ordinary user: this is the same as the next test");
     }
-    pjdfstest_passes(Host::Same);
+    pjdfstest_passes(Host::Same, "");
 }
 
 #[test]
 fn pjdfstest_passes_with_an_ordinary_users_server() {
-    pjdfstest_passes(Host::Ordinary);
+    pjdfstest_passes(Host::Ordinary, "");
+}
+
+#[test]
+fn pjdfstest_passes_where_the_guest_opens_nothing() {
+    pjdfstest_passes(Host::Ordinary, ",cache=always");
 }
 
 #[test]
@@ -104,13 +110,22 @@ fn fsx_finds_nothing() {
     guest.end();
 }
 
-#[test]
-fn fsx_finds_nothing_without_caches() {
-    let Some(mut guest) = Guest::boot(Host::Ordinary, ",cache=never", &["--cpus", "2"]) else { return };
+fn fsx_finds_nothing_with(share_options: &str) {
+    let Some(mut guest) = Guest::boot(Host::Ordinary, share_options, &["--cpus", "2"]) else { return };
     let operations = number("MINIVMM_FSX_OPERATIONS", 2000);
     let output = guest.run(&format!("cd /share && fsx -N {operations} -S 11 fsx | tail -n 1"));
     assert!(output.contains("A-OK"), "{output}");
     guest.end();
+}
+
+#[test]
+fn fsx_finds_nothing_without_caches() {
+    fsx_finds_nothing_with(",cache=never");
+}
+
+#[test]
+fn fsx_finds_nothing_where_the_guest_opens_nothing() {
+    fsx_finds_nothing_with(",cache=always");
 }
 
 #[test]
@@ -236,10 +251,28 @@ const REQUESTS: [(&str, u64, u64); 16] = [
     ("unlink", 2, 0),
 ];
 
+/// What of that is less where the guest sends neither OPEN nor RELEASE: the first and the third of the numbers are the same.
+const REQUESTS_WITHOUT_OPEN: [(&str, u64); 4] =
+    [("create_write_close", 4), ("open_read_close_cold", 2), ("open_read_close_warm", 0), ("atomic_save", 8)];
+
 #[test]
 fn file_operations_cost_no_more_requests_than_a_stock_kernel_must_make() {
     let Some(mut guest) = Guest::boot(Host::Same, "", &["--cpus", "1"]) else { return };
     guest.wait_for_the_agent();
+    file_operations_cost(guest, &REQUESTS);
+}
+
+#[test]
+fn file_operations_cost_no_open_where_the_guest_trusts_its_caches() {
+    let Some(guest) = Guest::boot(Host::Same, ",cache=always", &["--cpus", "1"]) else { return };
+    let less = BTreeMap::from(REQUESTS_WITHOUT_OPEN);
+    file_operations_cost(
+        guest,
+        &REQUESTS.map(|(name, most, getxattrs)| (name, less.get(name).copied().unwrap_or(most), getxattrs)),
+    );
+}
+
+fn file_operations_cost(mut guest: Guest, most: &[(&str, u64, u64)]) {
     guest.send("count /share 2>&1; echo counted\n");
     let mut before: Option<(String, u64, BTreeMap<String, u64>)> = None;
     let mut measured = BTreeMap::new();
@@ -265,7 +298,7 @@ fn file_operations_cost_no_more_requests_than_a_stock_kernel_must_make() {
         before = Some((name.to_owned(), operations.parse().unwrap(), now));
         guest.send("\n");
     }
-    for (name, most, getxattrs) in REQUESTS {
+    for (name, most, getxattrs) in most.iter().copied() {
         let (operations, made) = measured.remove(name).unwrap();
         let getxattr = made.get("getxattr").copied().unwrap_or(0);
         let others = made.values().sum::<u64>() - getxattr;
@@ -278,6 +311,35 @@ fn file_operations_cost_no_more_requests_than_a_stock_kernel_must_make() {
         assert!(getxattr <= getxattrs * operations + slack, "{name}: {made:?}");
     }
     assert!(measured.is_empty(), "{measured:?}");
+    guest.end();
+}
+
+#[test]
+fn files_that_the_guest_does_not_open_are_the_hosts_soon_and_the_guests_as_long_as_it_wants() {
+    let Some(mut guest) = Guest::boot(Host::Same, ",cache=always", &["--cpus", "2"]) else { return };
+    let share = guest.share.clone();
+    let program = share.join("program");
+    fs::copy("/bin/true", share.join("true")).unwrap();
+    guest.run("cd /share; cat true >program; chmod 755 program");
+    // "Text file busy" while minivmm has it open for writing, which is two seconds at most.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let ran = loop {
+        let ran = std::process::Command::new(&program).status();
+        if !ran.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ExecutableFileBusy) {
+            break ran.unwrap();
+        }
+        assert!(Instant::now() < deadline, "minivmm keeps it open");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(ran.success());
+    // Opened again when they have lost their names: one by the guest, one by the host.
+    fs::write(share.join("replaced"), "old\n").unwrap();
+    fs::write(share.join("new"), "new\n").unwrap();
+    guest.send("cd /share; echo text >removed; cat replaced; exec 3<>replaced 4<>removed; rm removed\n");
+    assert_eq!(guest.line(), "old\n");
+    fs::rename(share.join("new"), share.join("replaced")).unwrap();
+    guest.send("echo 3 >/proc/sys/vm/drop_caches; sleep 3; cat <&3; cat <&4; echo more >&4\n");
+    assert_eq!([guest.line(), guest.line()], ["old\n", "text\n"]);
     guest.end();
 }
 

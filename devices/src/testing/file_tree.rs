@@ -77,6 +77,9 @@ struct Tree {
     capabilities: Capabilities,
     failure: Option<Errno>,
     destroyed: u64,
+    syncs: u64,
+    /// The next open finds that the name is another file's.
+    is_moved: bool,
     /// FSYNC and STATFS wait while this holds; how many do.
     is_held: bool,
     waiting: usize,
@@ -126,6 +129,8 @@ impl FileTree {
             },
             failure: None,
             destroyed: 0,
+            syncs: 0,
+            is_moved: false,
             is_held: false,
             waiting: 0,
         };
@@ -217,6 +222,17 @@ impl FileTree {
             Content::File(bytes) => Some(bytes.clone()),
             _ => None,
         }
+    }
+
+    /// Lets the next open fail, as that of a file whose name the host has given to another one.
+    pub fn move_on(&self) {
+        self.tree().is_moved = true;
+    }
+
+    /// How often a file was made durable.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.tree().syncs
     }
 
     /// Checks that counts and tables agree with each other.
@@ -572,8 +588,10 @@ impl FileSystem for FileTree {
         tree.handles.clear();
         tree.listings.clear();
         for object in tree.objects.values_mut() {
-            (object.lookups, object.handles) = (0, 0);
+            (object.lookups, object.handles, object.node) = (0, 0, 0);
         }
+        // Who comes next is given the same numbers for other files.
+        tree.next_node = ROOT + 1;
         tree.nodes = HashMap::from([(ROOT, ROOT)]);
         tree.objects.retain(|_, object| object.names > 0);
         if let Some(root) = tree.objects.get_mut(&ROOT) {
@@ -725,6 +743,9 @@ impl FileSystem for FileTree {
 
     fn open(&self, node: NodeId, flags: OpenFlags) -> Result<(Handle, Option<Attr>)> {
         let mut tree = self.tree();
+        if std::mem::take(&mut tree.is_moved) {
+            return Err(Errno::ESTALE);
+        }
         let handle = tree.open(node, flags.access, false)?;
         let ino = tree.ino(node)?;
         if flags.truncate {
@@ -806,7 +827,9 @@ impl FileSystem for FileTree {
     }
 
     fn fsync(&self, node: NodeId, handle: Handle, _data_only: bool) -> Result<()> {
-        self.released().handle(node, handle, false).map(drop)
+        let mut tree = self.released();
+        tree.syncs += 1;
+        tree.handle(node, handle, false).map(drop)
     }
 
     fn release(&self, node: NodeId, handle: Handle) -> Result<()> {

@@ -114,7 +114,11 @@ impl Kept {
     /// Gives `node` the descriptor `fd`, unless it has got one meanwhile; the one it has. May park others.
     pub fn keep(&self, node: &Arc<Node>, fd: OwnedFd) -> Arc<Descriptor> {
         self.budget.kept.count.fetch_add(1, Ordering::Relaxed);
-        let descriptor = Descriptor::new(fd, Reservation(self.budget.kept.clone()));
+        self.adopt(node, Descriptor::new(fd, Reservation(self.budget.kept.clone())))
+    }
+
+    /// As [`Self::keep`] for the descriptor of an open file: it stays open, and counts as such, when the guest closes it.
+    pub fn adopt(&self, node: &Arc<Node>, descriptor: Arc<Descriptor>) -> Arc<Descriptor> {
         {
             let mut state = node.state();
             if let Some(already) = &state.descriptor {
@@ -137,14 +141,15 @@ impl Kept {
 
     /// Closes the descriptor whose turn it is, but not `new`; whether there was one.
     fn park_one(&self, new: &Arc<Descriptor>) -> bool {
-        let rounds = 2 * self.clock.lock().unwrap_or_else(PoisonError::into_inner).len();
-        for round in 0..rounds {
+        let len = self.clock.lock().unwrap_or_else(PoisonError::into_inner).len();
+        // Twice round for its second chance; after that whatever there is.
+        for turn in 0..3 * len {
             let next = self.clock.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(next) = next else { return false };
             let Some(node) = next.upgrade() else { continue };
-            let is_last_round = round + 1 >= rounds;
-            // Without a name, and without handles, it could not be found again.
-            let is_findable = self.handles || node.place().is_some();
+            let is_last_round = turn >= 2 * len;
+            // Without a name it could not be found again; nor by its handle, if it has none at all any more.
+            let is_findable = node.place().is_some();
             let spare = node.is_used.swap(false, Ordering::Relaxed) || !is_findable;
             let held = node.state().descriptor.clone();
             match held {

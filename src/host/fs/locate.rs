@@ -11,7 +11,7 @@ use minivmm_devices::virtio::fs::file_system::Entry;
 
 use super::descriptors::Descriptor;
 use super::names::Spelling;
-use super::nodes::{MAX_DEPTH, Node, Place};
+use super::nodes::{Holding, MAX_DEPTH, Node, Place};
 use super::passthrough::system;
 use super::share::Share;
 use super::stat::Stat;
@@ -109,12 +109,19 @@ impl Share {
         is_it.then_some(fd)
     }
 
-    /// Makes sure that `node`, which is about to lose the name it has in `directory`, can be found without it. At most two calls; a node
-    /// that cannot be held is let go.
+    /// Makes sure that `node`, which is about to lose the name it has in `directory`, can be found without it as long as the guest knows it.
+    /// At most two calls, none for an open file; a node that cannot be held is let go.
     pub(super) fn hold(&self, node: &Arc<Node>, directory: BorrowedFd<'_>, name: &CStr) {
-        if node.held_descriptor().is_none() {
-            // If it fails the node is stale when it is asked for, which is all that can be said of it then.
-            let _ = self.open_at(node, directory, name);
+        match node.any_descriptor() {
+            Some((_, Holding::Kept)) => {}
+            // Of a file with other names nothing stays open for data: one of them may be a program that the host is to run.
+            Some((open, Holding::Open)) if !node.has_links.load(Ordering::Relaxed) => {
+                self.kept.adopt(node, open);
+            }
+            _ => {
+                // If it fails the node is stale when it is asked for, which is all that can be said of it then.
+                let _ = self.open_at(node, directory, name);
+            }
         }
     }
 

@@ -37,6 +37,15 @@ pub struct Place {
     pub name: Box<CStr>,
 }
 
+/// Until when a node has a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Until it is forgotten or the budget wants it back.
+    Kept,
+    /// Until the guest closes the file.
+    Open,
+}
+
 /// What changes about a node.
 #[derive(Debug, Default)]
 pub struct State {
@@ -98,12 +107,17 @@ impl Node {
 
     /// A descriptor that it has, if any.
     pub fn held_descriptor(&self) -> Option<Arc<Descriptor>> {
+        self.any_descriptor().map(|(descriptor, _)| descriptor)
+    }
+
+    /// As [`Self::held_descriptor`], with what holds it.
+    pub fn any_descriptor(&self) -> Option<(Arc<Descriptor>, Holding)> {
         let state = self.state();
         if let Some(descriptor) = &state.descriptor {
             self.is_used.store(true, Ordering::Relaxed);
-            return Some(descriptor.clone());
+            return Some((descriptor.clone(), Holding::Kept));
         }
-        state.open.iter().find_map(Weak::upgrade)
+        state.open.iter().find_map(Weak::upgrade).map(|open| (open, Holding::Open))
     }
 
     /// Remembers that an open file of it is `descriptor`.

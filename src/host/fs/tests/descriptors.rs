@@ -131,6 +131,23 @@ fn files_that_stay_open_are_limited() {
 }
 
 #[test]
+fn removed_file_that_the_guest_knows_is_not_lost_to_those_that_can_be_found_again() {
+    let shared = Shared::with_limit(Ownership::Host, 64);
+    let (removed, handle) = shared.create(ROOT, "removed", 0o644);
+    shared.write(removed, handle, 0, b"content").unwrap();
+    shared.unlink(ROOT, "removed").unwrap();
+    shared.share.release(removed, handle).unwrap();
+    for i in 0..100 {
+        let name = i.to_string();
+        std::fs::write(shared.path(&name), b"").unwrap();
+        shared.set(shared.walk(&name).node, SetAttr { mode: Some(0o600), ..SetAttr::default() });
+    }
+    assert_eq!(shared.budget.kept(), 16);
+    let handle = shared.open(removed, READ).unwrap();
+    assert_eq!(shared.read(removed, handle, 0, 100).unwrap(), b"content");
+}
+
+#[test]
 fn unlinked_files_that_are_not_forgotten_take_no_more_than_the_budget() {
     for ownership in [Ownership::Host, Ownership::Map] {
         let shared = Shared::with_limit(ownership, 64);

@@ -8,6 +8,7 @@
 //! (`session`), and which requests are refused without a look at the share (`request`, and everything that modifies a read-only one).
 
 mod counters;
+mod openless;
 mod policy;
 mod reply;
 mod request;
@@ -22,10 +23,12 @@ use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
 pub use self::counters::FsCounters;
+pub use self::openless::MOST_FILES;
+use self::openless::{OpenFile, Openless, Use};
 pub use self::policy::CacheMode;
 use self::policy::Stamp;
 pub use self::request::Effort;
-use self::request::{MAX_ARGUMENT_BYTES, Operation};
+use self::request::{Durable, MAX_ARGUMENT_BYTES, Operation};
 use self::session::{MAX_TRANSFER_BYTES, Session};
 use self::stamps::Stamps;
 use super::abi::{
@@ -65,6 +68,8 @@ pub struct Server {
     session: AtomicU64,
     /// Content of files as of their last open.
     stamps: Stamps,
+    /// Files that are open without an OPEN, if that was agreed.
+    openless: Openless,
     counters: Arc<FsCounters>,
     /// The next number for what the agent removes and the host has no more: they count down, where those of a back end count up.
     phantoms: AtomicU64,
@@ -111,14 +116,14 @@ impl Server {
         coherence: Option<Arc<dyn Coherence>>,
         options: ServerOptions,
     ) -> Self {
-        let (session, stamps, counters) = (AtomicU64::new(0), Stamps::default(), Arc::default());
         Self {
+            openless: Openless::new(file_system.clone()),
             file_system,
             coherence,
             options,
-            session,
-            stamps,
-            counters,
+            session: AtomicU64::new(0),
+            stamps: Stamps::default(),
+            counters: Arc::default(),
             phantoms: AtomicU64::new(u64::MAX),
             now: wall_clock,
         }
@@ -134,6 +139,7 @@ impl Server {
     pub fn reset(&self) {
         self.session.store(0, Ordering::SeqCst);
         self.stamps.clear();
+        self.openless.clear();
         self.file_system.destroy();
         if let Some(coherence) = &self.coherence {
             coherence.reset();
@@ -204,6 +210,7 @@ impl Server {
     fn forget(&self, node: NodeId, count: u64) {
         if self.file_system.forget(node, count) {
             self.stamps.remove(node);
+            self.openless.forget(node);
             if let Some(coherence) = &self.coherence {
                 coherence.forgotten(node);
             }
@@ -276,13 +283,13 @@ impl Server {
                 to.skip(size_of::<OutHeader>() as u64)?;
                 self.read(node, (handle, offset, size), to, room, &mut scratch.slices).map(Some)
             }
-            Operation::Write { handle, offset, size, flags } => {
+            Operation::Write { handle, offset, size, flags, durable } => {
                 if u64::from(size) != reader.len() || size > MAX_TRANSFER_BYTES {
                     return Ok(Some(Err(Errno::EINVAL)));
                 }
                 let mut slices = recycle(std::mem::take(&mut scratch.slices));
                 reader.slices_into(u64::from(size), &mut slices)?;
-                let result = self.write(node, (handle, offset), &slices, flags);
+                let result = self.write(node, (handle, offset), &slices, (flags, durable));
                 scratch.slices = recycle(slices);
                 let written = result.map(|size| WriteOut { size: size.into(), ..WriteOut::default() });
                 Ok(Some(written.map(|written| buffered(&mut scratch.output, &written))))
@@ -300,6 +307,28 @@ impl Server {
         (flags & ESTABLISHED != 0).then_some(Session { flags: flags & !ESTABLISHED })
     }
 
+    /// Whether the guest sends no OPEN.
+    fn is_openless(&self) -> bool {
+        self.session().is_some_and(|session| session.has(init::NO_OPEN_SUPPORT))
+    }
+
+    /// The open file that a request is about: `handle`, unless the guest opens none.
+    ///
+    /// # Errors
+    /// As [`Openless::file`].
+    fn file(&self, node: NodeId, handle: Handle, what: Use) -> Result<File, Errno> {
+        if self.is_openless() { self.openless.file(node, what).map(File::Kept) } else { Ok(File::Given(handle)) }
+    }
+
+    /// As [`Self::file`], where another way may do as well.
+    fn file_if_opened(&self, node: NodeId, handle: Option<Handle>) -> Option<File> {
+        if self.is_openless() {
+            handle.and_then(|_| self.openless.opened(node, Use::Write)).map(File::Kept)
+        } else {
+            handle.map(File::Given)
+        }
+    }
+
     /// Whether `operation` may be tried at all: in its time, on a share that allows it, and with room for its reply, so that nothing is looked
     /// up or opened that the guest would not hear of.
     fn admit(
@@ -312,6 +341,9 @@ impl Server {
         let early = matches!(operation, Operation::Init(_) | Operation::Destroy);
         if session.is_none() && !early {
             return Err(Errno::EIO);
+        }
+        if self.is_openless() && matches!(operation, Operation::Open(_)) {
+            return Err(Errno::ENOSYS);
         }
         // The agent only seems to modify.
         if self.options.read_only && operation.modifies() && !(by_agent && is_pretended(operation)) {
@@ -334,7 +366,8 @@ impl Server {
         }
         let mut slices = recycle(std::mem::take(spare));
         to.slices_into(len, &mut slices)?;
-        let result = self.file_system.read(node, handle, offset, &slices);
+        let file = self.file(node, handle, Use::Read);
+        let result = file.and_then(|file| self.file_system.read(node, file.handle(), offset, &slices));
         *spare = recycle(slices);
         Ok(result.map_err(reply::passable).map(|count| {
             FsCounters::add(&self.counters.bytes_read, count as u64);
@@ -347,15 +380,19 @@ impl Server {
         node: NodeId,
         (handle, offset): (Handle, u64),
         from: &[VolatileSlice<'_>],
-        flags: WriteFlags,
+        (flags, durable): (WriteFlags, Durable),
     ) -> Result<u32, Errno> {
         let len: usize = from.iter().map(VolatileSlice::len).sum();
         if offset.checked_add(len as u64).is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(Errno::EFBIG);
         }
-        let count = self.file_system.write(node, handle, offset, from, flags).map_err(reply::passable);
+        let file = self.file(node, handle, Use::Write)?;
+        let count = self.file_system.write(node, file.handle(), offset, from, flags).map_err(reply::passable);
         self.changed_content(node);
         let count = count?;
+        if durable != Durable::Later && matches!(file, File::Kept(_)) {
+            self.file_system.fsync(node, file.handle(), durable == Durable::Data).map_err(reply::passable)?;
+        }
         FsCounters::add(&self.counters.bytes_written, count as u64);
         u32::try_from(count).map_err(|_| Errno::EIO)
     }
@@ -461,6 +498,21 @@ fn buffered<T: IntoBytes + zerocopy::Immutable>(output: &mut Vec<u8>, value: &T)
     Payload::Buffered
 }
 
+/// An open file of the guest's, or one that the server opened.
+enum File {
+    Given(Handle),
+    Kept(Arc<OpenFile>),
+}
+
+impl File {
+    fn handle(&self) -> Handle {
+        match self {
+            Self::Given(handle) => *handle,
+            Self::Kept(file) => file.handle,
+        }
+    }
+}
+
 /// One operation on `node`, other than READ and WRITE, with room for its reply.
 struct Act<'a> {
     server: &'a Server,
@@ -537,19 +589,29 @@ impl Act<'_> {
             Operation::Create(name, flags, ref creation) => {
                 let watched = self.server.watches(node);
                 let (entry, handle) = fs.create(node, name, flags, creation)?;
-                self.created(watched, &entry, handle);
+                self.created(watched, &entry, handle, flags);
                 Ok(())
             }
             Operation::Tmpfile(flags, ref creation) => {
                 let (entry, handle) = fs.tmpfile(node, flags, creation)?;
-                self.created(false, &entry, handle);
+                self.created(false, &entry, handle, flags);
                 Ok(())
             }
+            // Of a file that was opened before the guest had its answer to the first OPEN.
+            Operation::Release(_) if self.server.is_openless() => Ok(()),
             Operation::Release(handle) => fs.release(node, handle),
-            Operation::Fsync { handle, data_only } => fs.fsync(node, handle, data_only),
-            Operation::Fallocate { handle, offset, len, how } => fs.fallocate(node, handle, offset, len, how),
+            Operation::Fsync { handle, data_only } => {
+                let opened = self.server.file_if_opened(node, Some(handle));
+                let file = opened.map_or_else(|| self.server.file(node, handle, Use::Read), Ok)?;
+                fs.fsync(node, file.handle(), data_only)
+            }
+            Operation::Fallocate { handle, offset, len, how } => {
+                let file = self.server.file(node, handle, Use::Write)?;
+                fs.fallocate(node, file.handle(), offset, len, how)
+            }
             Operation::Lseek { handle, offset, what } => {
-                let offset = fs.lseek(node, handle, offset, what)?;
+                let file = self.server.file(node, handle, Use::Read)?;
+                let offset = fs.lseek(node, file.handle(), offset, what)?;
                 self.put(&LseekOut { offset: offset.into() })
             }
             Operation::CopyFileRange { from, from_offset, to, len, wide } => {
@@ -623,8 +685,7 @@ impl Act<'_> {
 
     fn init(&mut self, request: &InitIn) -> Result<(), Errno> {
         let server = self.server;
-        let direct = server.options.cache == CacheMode::Never;
-        let (out, session) = session::negotiate(request, server.file_system.capabilities(), direct)?;
+        let (out, session) = session::negotiate(request, server.file_system.capabilities(), server.options)?;
         if server.session().is_some() {
             // A kernel that mounts again without a DESTROY knows nothing of before.
             server.reset();
@@ -658,8 +719,14 @@ impl Act<'_> {
         self.put(&self.server.entry_out(parent, watched, &entry))
     }
 
-    fn created(&mut self, watched: bool, entry: &Entry, handle: Handle) {
+    fn created(&mut self, watched: bool, entry: &Entry, handle: Handle, opened: OpenFlags) {
         let out = self.server.entry_out(self.node, watched, entry);
+        let handle = if self.server.is_openless() {
+            self.server.openless.insert(entry.node, handle, opened.access);
+            Handle(0)
+        } else {
+            handle
+        };
         let flags = if self.server.options.cache == CacheMode::Never { fopen::DIRECT_IO } else { 0 };
         self.output.extend_from_slice(out.as_bytes());
         let open = OpenOut { fh: handle.0.into(), open_flags: flags.into(), ..OpenOut::default() };
@@ -669,6 +736,8 @@ impl Act<'_> {
     /// GETATTR, and SETATTR with `changes`.
     fn attributes(&mut self, handle: Option<Handle>, changes: Option<&SetAttr>) -> Result<(), Errno> {
         let watched = self.server.is_watched(self.node);
+        let file = self.server.file_if_opened(self.node, handle);
+        let handle = file.as_ref().map(File::handle);
         let attr = match changes.filter(|changes| !changes.is_empty()) {
             Some(changes) => self.server.file_system.setattr(self.node, handle, changes)?,
             None => self.server.file_system.getattr(self.node, handle)?,
@@ -679,7 +748,8 @@ impl Act<'_> {
 
     fn statx(&mut self, handle: Option<Handle>) -> Result<(), Errno> {
         let watched = self.server.is_watched(self.node);
-        let attr = self.server.file_system.getattr(self.node, handle)?;
+        let file = self.server.file_if_opened(self.node, handle);
+        let attr = self.server.file_system.getattr(self.node, file.as_ref().map(File::handle))?;
         let timeout = self.server.attr_timeout(watched, &attr);
         self.put(&reply::statx(&attr, timeout))
     }
@@ -754,6 +824,10 @@ impl Act<'_> {
 
     fn copy(&mut self, from: CopyPlace, to: CopyPlace, len: u64, wide: bool) -> Result<(), Errno> {
         let len = if wide { len } else { len.min(MAX_NARROW_COPY_BYTES) };
+        let source = self.server.file(from.node, from.handle, Use::Read)?;
+        let target = self.server.file(to.node, to.handle, Use::Write)?;
+        let from = CopyPlace { handle: source.handle(), ..from };
+        let to = CopyPlace { handle: target.handle(), ..to };
         let copied = self.server.file_system.copy_file_range(from, to, len)?;
         if wide {
             return self.put(&CopyFileRangeOut { bytes_copied: copied.into() });

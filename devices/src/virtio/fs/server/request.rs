@@ -60,6 +60,8 @@ pub(super) enum Operation<'a> {
         offset: u64,
         size: u32,
         flags: WriteFlags,
+        /// What the file was opened with, for who has not opened it.
+        durable: Durable,
     },
     Release(Handle),
     Fsync {
@@ -102,6 +104,16 @@ pub(super) enum Operation<'a> {
     Getxattr(&'a CStr, u32),
     Listxattr(u32),
     Removexattr(&'a CStr),
+}
+
+/// When written data is to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durable {
+    Later,
+    /// `O_DSYNC`.
+    Data,
+    /// `O_SYNC`.
+    All,
 }
 
 impl Operation<'_> {
@@ -375,7 +387,15 @@ fn write<'a>(wire: &WriteIn) -> Operation<'a> {
         from_cache,
         kill_suidgid: wire.write_flags.get() & WRITE_KILL_SUIDGID != 0,
     };
-    Operation::Write { handle: Handle(wire.fh.get()), offset: wire.offset.get(), size: wire.size.get(), flags }
+    let has = |bits| wire.flags.get() & bits == bits;
+    let durable = match () {
+        () if from_cache => Durable::Later,
+        () if has(open_flags::SYNC) => Durable::All,
+        () if has(open_flags::DSYNC) => Durable::Data,
+        () => Durable::Later,
+    };
+    let (handle, offset, size) = (Handle(wire.fh.get()), wire.offset.get(), wire.size.get());
+    Operation::Write { handle, offset, size, flags, durable }
 }
 
 fn fsync(wire: &FsyncIn) -> (Handle, bool) {

@@ -1,5 +1,7 @@
 //! The server as a guest's kernel sees it, through the device, on a tree of files in memory.
 
+mod openless;
+
 use std::sync::atomic::AtomicBool;
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -355,6 +357,7 @@ fn forgotten_file_leaves_nothing_behind() {
 fn open_flags_follow_the_cache_mode() {
     let flags = |cache, guest_flags| {
         let mut share = with_cache(cache);
+        share.mount(!init::NO_OPEN_SUPPORT);
         share.tree.put("f", b"");
         let node = share.lookup(ROOT, "f").unwrap().nodeid.get();
         share.open(node, 0).unwrap();
