@@ -19,6 +19,8 @@ const CHAIN: u16 = 8;
 /// Requests in flight, at most.
 pub const SLOTS: u16 = 16;
 const SLOT_BYTES: u64 = 0x20_0000;
+/// Who has looked so often for a reply, some tenths of a second, notifies again.
+const LONGEST_WAIT: u32 = 1 << 20;
 
 /// Descriptor table, available and used ring of queue `index`.
 pub fn rings(index: u16) -> [u64; 3] {
@@ -46,6 +48,8 @@ pub struct Guest {
     avail: [u16; 2],
     seen: [u16; 2],
     unique: u64,
+    /// Notifications that the device did not act on.
+    pub lost: u32,
 }
 
 /// Memory in a file without a name.
@@ -59,7 +63,7 @@ pub fn new_memory() -> Result<(GuestMemory, File)> {
 
 impl Guest {
     pub fn new(memory: GuestMemory, kick: Box<dyn FnMut(u16)>) -> Self {
-        Self { memory, kick, avail: [0; 2], seen: [0; 2], unique: 0 }
+        Self { memory, kick, avail: [0; 2], seen: [0; 2], unique: 0, lost: 0 }
     }
 
     fn put<T: IntoBytes + zerocopy::Immutable + ?Sized>(&self, address: u64, value: &T) {
@@ -127,7 +131,10 @@ impl Guest {
         let mut turns = 0u32;
         while self.load(used + 2) == seen {
             turns += 1;
-            if turns > 2000 {
+            if turns.is_multiple_of(LONGEST_WAIT) {
+                self.lost += 1;
+                (self.kick)(queue);
+            } else if turns > 2000 {
                 // Two cores are few.
                 std::thread::yield_now();
             } else {
