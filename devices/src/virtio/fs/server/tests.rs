@@ -10,13 +10,16 @@ use super::*;
 use crate::testing::FileTree;
 use crate::testing::files::GuestFiles;
 use crate::virtio::fs::abi::{
-    AttrOut, BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EXT_GROUPS, ExtHeader, FallocateIn, ForgetOne, FsyncIn,
-    GETATTR_FH, GetattrIn, GetxattrIn, LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In,
-    SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, SuppGroups, WriteIn, fattr, open_flags,
+    AttrOut, BatchForgetIn, CopyFileRangeIn, CopyFileRangeOut, CreateIn, Dirent, EXT_GROUPS, ExtHeader, FallocateIn,
+    ForgetOne, FsyncIn, GETATTR_FH, GetattrIn, GetxattrIn, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, OpenIn,
+    OpenOut, ReadIn, ReleaseIn, Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, SuppGroups, WriteIn,
+    fattr, fopen, linux, open_flags,
 };
 use crate::virtio::fs::attr::Attr;
 use crate::virtio::fs::attr::mode;
+use crate::virtio::fs::coherence::Pretence;
 use crate::virtio::fs::file_system::Capabilities;
+use crate::virtio::fs::name::Name;
 
 const ROOT: u64 = 1;
 const DAY: u64 = 86_400;
