@@ -251,7 +251,7 @@ const REQUESTS: [(&str, u64, u64); 16] = [
     ("unlink", 2, 0),
 ];
 
-/// What of that is less where the guest sends neither OPEN nor RELEASE: the first and the third of the numbers are the same.
+/// What of that is less where the guest sends neither OPEN nor RELEASE; GETXATTRs are as many.
 const REQUESTS_WITHOUT_OPEN: [(&str, u64); 4] =
     [("create_write_close", 4), ("open_read_close_cold", 2), ("open_read_close_warm", 0), ("atomic_save", 8)];
 

@@ -150,6 +150,12 @@ impl Guest {
         u16::try_from(head).expect("a head") / CHAIN
     }
 
+    /// How many requests were sent on `queue`, modulo 2^16, and how many of them have not come back.
+    pub fn sent(&self, queue: u16) -> (u16, u16) {
+        let (avail, seen) = (self.avail[usize::from(queue)], self.seen[usize::from(queue)]);
+        (avail, avail.wrapping_sub(seen))
+    }
+
     /// Error and payload of the reply in `slot`.
     pub fn reply(&self, slot: u16) -> (i32, Vec<u8>) {
         let at = RAM + 0x10_0000 + SLOT_BYTES * u64::from(slot);

@@ -140,8 +140,6 @@ struct Figures {
 struct Bench {
     guest: Guest,
     daemon: Option<Daemon>,
-    /// How many were sent, and how many are taken.
-    forgets: [u16; 2],
 }
 
 impl Bench {
@@ -150,7 +148,7 @@ impl Bench {
         let (variable, default) = match kind {
             Kind::Ours => {
                 let guest = ours(directory)?;
-                return Ok(Some(Self { guest, daemon: None, forgets: [0; 2] }.mount()?));
+                return Ok(Some(Self { guest, daemon: None }.mount()?));
             }
             Kind::Virtiofsd => ("MINIVMM_VIRTIOFSD", "/usr/libexec/virtiofsd"),
             Kind::FuseBackend => {
@@ -177,7 +175,7 @@ impl Bench {
             command.arg(&socket).arg(directory);
         }
         let (daemon, guest) = Daemon::start(command, &socket)?;
-        Ok(Some(Self { guest, daemon: Some(daemon), forgets: [0; 2] }.mount()?))
+        Ok(Some(Self { guest, daemon: Some(daemon) }.mount()?))
     }
 
     fn mount(mut self) -> Result<Self> {
@@ -382,16 +380,14 @@ impl Bench {
     fn forget(&mut self, node: u64) {
         self.wait_for_forgets(MOST_FORGETS - 1);
         let arguments = ForgetIn { nlookup: 1.into() }.as_bytes().to_vec();
-        let slot = SLOTS + self.forgets[0] % MOST_FORGETS;
+        let slot = SLOTS + self.guest.sent(0).0 % MOST_FORGETS;
         self.guest.send(0, slot, &Request { opcode: opcode::FORGET, node, arguments, data: 0, room: u32::MAX });
-        self.forgets[0] = self.forgets[0].wrapping_add(1);
     }
 
     /// Waits until at most `most` of them are in flight.
     fn wait_for_forgets(&mut self, most: u16) {
-        while self.forgets[0].wrapping_sub(self.forgets[1]) > most {
+        while self.guest.sent(0).1 > most {
             self.guest.wait(0);
-            self.forgets[1] = self.forgets[1].wrapping_add(1);
         }
     }
 }

@@ -302,7 +302,7 @@ impl Server {
 
     /// Whether the guest sends no OPEN.
     fn is_openless(&self) -> bool {
-        self.session().is_some_and(|session| session.has(init::NO_OPEN_SUPPORT))
+        self.session().is_some_and(Session::is_openless)
     }
 
     /// The open file that a request is about: `handle`, unless the guest opens none.
@@ -335,7 +335,7 @@ impl Server {
         if session.is_none() && !early {
             return Err(Errno::EIO);
         }
-        if self.is_openless() && matches!(operation, Operation::Open(_)) {
+        if session.is_some_and(Session::is_openless) && matches!(operation, Operation::Open(_)) {
             return Err(Errno::ENOSYS);
         }
         // The agent only seems to modify.

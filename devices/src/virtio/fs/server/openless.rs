@@ -16,12 +16,8 @@ use std::time::{Duration, Instant};
 use crate::virtio::fs::errno::Errno;
 use crate::virtio::fs::file_system::{Access, FileSystem, Handle, NodeId, OpenFlags};
 
-/// Parts of the table that are locked alone. A power of two.
-const SHARDS: usize = 16;
-/// Files of one part.
-const SHARD_FILES: usize = 16;
 /// The most files that a session without OPEN has open.
-pub const MOST_FILES: usize = SHARDS * SHARD_FILES;
+pub const MOST_FILES: usize = 256;
 /// What has not been used for so long is closed the next time that somebody looks, which is as often.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -52,37 +48,18 @@ struct Kept {
     used: Instant,
 }
 
-type Shard = HashMap<(NodeId, Use), Kept>;
-
-/// What the thread that closes files is to do.
-#[derive(Debug, Default)]
-struct Closing {
-    /// There may be open files.
-    is_needed: bool,
+/// What is open. Nothing is closed while it is locked: that takes a system call.
+#[derive(Default)]
+struct Table {
+    files: HashMap<(NodeId, Use), Kept>,
     is_stopped: bool,
 }
 
-struct Table {
-    shards: [Mutex<Shard>; SHARDS],
-    closing: Mutex<Closing>,
-    changed: Condvar,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Table {
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
-    fn shard(&self, node: NodeId) -> MutexGuard<'_, Shard> {
-        lock(self.shards.get(node.0 as usize % SHARDS).unwrap_or(&self.shards[0]))
-    }
-
     /// The open file of `node` that serves for `what`.
-    fn find(&self, node: NodeId, what: Use, now: Instant) -> Option<Arc<OpenFile>> {
-        let mut shard = self.shard(node);
+    fn find(&mut self, node: NodeId, what: Use, now: Instant) -> Option<Arc<OpenFile>> {
         let mut used = |what| {
-            let kept: &mut Kept = shard.get_mut(&(node, what))?;
+            let kept = self.files.get_mut(&(node, what))?;
             kept.used = now;
             Some(kept.file.clone())
         };
@@ -93,58 +70,47 @@ impl Table {
         }
     }
 
-    fn insert(&self, file: Arc<OpenFile>, what: Use, now: Instant) {
-        let mut shard = self.shard(file.node);
-        let is_full = shard.len() >= SHARD_FILES;
-        let oldest = shard.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key).filter(|_| is_full);
-        let evicted = oldest.and_then(|key| shard.remove(&key));
-        let replaced = shard.insert((file.node, what), Kept { file, used: now });
-        drop(shard);
-        // Closing takes a system call.
-        drop((evicted, replaced));
+    /// Adds a file; what gives way to it.
+    fn insert(&mut self, file: Arc<OpenFile>, what: Use, now: Instant) -> [Option<Kept>; 2] {
+        let is_full = self.files.len() >= MOST_FILES;
+        let oldest = self.files.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key).filter(|_| is_full);
+        let evicted = oldest.and_then(|key| self.files.remove(&key));
+        let replaced = self.files.insert((file.node, what), Kept { file, used: now });
+        [evicted, replaced]
     }
 
-    /// Closes what was not used since `IDLE` before `now`; whether something is left.
-    fn close_idle(&self, now: Instant) -> bool {
-        let mut is_left = false;
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            let closed: Vec<_> = shard.extract_if(|_, kept| now.saturating_duration_since(kept.used) >= IDLE).collect();
-            is_left |= !shard.is_empty();
-            drop(shard);
-            drop(closed);
-        }
-        is_left
+    /// Takes out what was not used since `IDLE` before `now`.
+    fn take_idle(&mut self, now: Instant) -> Vec<((NodeId, Use), Kept)> {
+        self.files.extract_if(|_, kept| now.saturating_duration_since(kept.used) >= IDLE).collect()
     }
+}
 
-    fn clear(&self) {
-        for shard in &self.shards {
-            let closed = std::mem::take(&mut *lock(shard));
-            drop(closed);
-        }
+#[derive(Default)]
+struct Shared {
+    table: Mutex<Table>,
+    /// There is a file where there was none, or it is to stop.
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes idle files until it is stopped; sleeps while none is open.
     fn close_until_stopped(&self) {
-        let mut closing = lock(&self.closing);
         loop {
-            closing = self
-                .changed
-                .wait_while(closing, |closing| !closing.is_needed && !closing.is_stopped)
-                .unwrap_or_else(PoisonError::into_inner);
-            closing = self
-                .changed
-                .wait_timeout_while(closing, IDLE, |closing| !closing.is_stopped)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            if closing.is_stopped {
+            let table = self.lock();
+            let table = self.changed.wait_while(table, |table| table.files.is_empty() && !table.is_stopped);
+            let table = table.unwrap_or_else(PoisonError::into_inner);
+            let waited = self.changed.wait_timeout_while(table, IDLE, |table| !table.is_stopped);
+            let (mut table, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if table.is_stopped {
                 return;
             }
-            closing.is_needed = false;
-            drop(closing);
-            let is_left = self.close_idle(Instant::now());
-            closing = lock(&self.closing);
-            closing.is_needed |= is_left;
+            let closed = table.take_idle(Instant::now());
+            drop(table);
+            drop(closed);
         }
     }
 }
@@ -152,15 +118,14 @@ impl Table {
 /// The files that a session without OPEN has open. Any thread.
 pub(super) struct Openless {
     file_system: Arc<dyn FileSystem>,
-    table: Arc<Table>,
+    shared: Arc<Shared>,
     /// Started with the first file; `None` where the host has no more threads: then files are closed when others are opened.
     closer: OnceLock<Option<JoinHandle<()>>>,
 }
 
 impl Openless {
     pub fn new(file_system: Arc<dyn FileSystem>) -> Self {
-        let table = Table { shards: Default::default(), closing: Mutex::default(), changed: Condvar::new() };
-        Self { file_system, table: Arc::new(table), closer: OnceLock::new() }
+        Self { file_system, shared: Arc::default(), closer: OnceLock::new() }
     }
 
     /// An open file of `node` for `what`.
@@ -187,47 +152,46 @@ impl Openless {
 
     /// An open file of `node` for `what`, if there is one.
     pub fn opened(&self, node: NodeId, what: Use) -> Option<Arc<OpenFile>> {
-        self.table.find(node, what, Instant::now())
+        self.shared.lock().find(node, what, Instant::now())
     }
 
     /// Takes over a file that CREATE or TMPFILE has opened.
     pub fn insert(&self, node: NodeId, handle: Handle, access: Access) -> Arc<OpenFile> {
         let file = Arc::new(OpenFile { file_system: self.file_system.clone(), node, handle, access });
         let what = if access.writes() { Use::Write } else { Use::Read };
-        self.table.insert(file.clone(), what, Instant::now());
-        self.closer.get_or_init(|| {
-            let table = self.table.clone();
-            std::thread::Builder::new().name("fs-closer".into()).spawn(move || table.close_until_stopped()).ok()
-        });
-        let mut closing = lock(&self.table.closing);
-        if !closing.is_needed {
-            closing.is_needed = true;
-            self.table.changed.notify_one();
+        let mut table = self.shared.lock();
+        if table.files.is_empty() {
+            self.shared.changed.notify_one();
         }
+        let closed = table.insert(file.clone(), what, Instant::now());
+        drop(table);
+        drop(closed);
+        self.closer.get_or_init(|| {
+            let shared = self.shared.clone();
+            std::thread::Builder::new().name("fs-closer".into()).spawn(move || shared.close_until_stopped()).ok()
+        });
         file
     }
 
     /// Closes what is open of `node`.
     pub fn forget(&self, node: NodeId) {
-        let mut shard = self.table.shard(node);
-        if shard.is_empty() {
-            return;
-        }
-        let closed = [Use::Read, Use::Write].map(|what| shard.remove(&(node, what)));
-        drop(shard);
+        let mut table = self.shared.lock();
+        let closed = [Use::Read, Use::Write].map(|what| table.files.remove(&(node, what)));
+        drop(table);
         drop(closed);
     }
 
     /// Closes everything that is not in use at the moment.
     pub fn clear(&self) {
-        self.table.clear();
+        let closed = std::mem::take(&mut self.shared.lock().files);
+        drop(closed);
     }
 }
 
 impl Drop for Openless {
     fn drop(&mut self) {
-        lock(&self.table.closing).is_stopped = true;
-        self.table.changed.notify_one();
+        self.shared.lock().is_stopped = true;
+        self.shared.changed.notify_one();
         if self.closer.take().flatten().is_some_and(|closer| closer.join().is_err()) {
             tracing::error!("the thread that closes files of a shared folder panicked");
         }
@@ -298,11 +262,26 @@ mod tests {
         let (tree, openless, nodes) = files(2);
         openless.file(nodes[0], Use::Read).unwrap();
         let later = Instant::now() + IDLE;
-        openless.table.insert(openless.file(nodes[1], Use::Write).unwrap(), Use::Write, later);
-        assert!(openless.table.close_idle(later));
+        let file = openless.file(nodes[1], Use::Write).unwrap();
+        drop(openless.shared.lock().insert(file, Use::Write, later));
+        let close_idle = |now| {
+            let closed = openless.shared.lock().take_idle(now);
+            drop(closed);
+        };
+        close_idle(later);
         assert_eq!(open_files(&tree), 1, "the other was used just now");
-        assert!(!openless.table.close_idle(later + IDLE));
+        close_idle(later + IDLE);
         assert_eq!(open_files(&tree), 0);
+    }
+
+    #[test]
+    fn file_that_is_used_stays_open() {
+        let (tree, openless, nodes) = files(1);
+        openless.file(nodes[0], Use::Read).unwrap();
+        let later = Instant::now() + IDLE;
+        assert!(openless.shared.lock().find(nodes[0], Use::Read, later).is_some());
+        assert!(openless.shared.lock().take_idle(later).is_empty());
+        assert_eq!(open_files(&tree), 1);
     }
 
     #[test]

@@ -388,11 +388,14 @@ fn write<'a>(wire: &WriteIn) -> Operation<'a> {
         kill_suidgid: wire.write_flags.get() & WRITE_KILL_SUIDGID != 0,
     };
     let has = |bits| wire.flags.get() & bits == bits;
-    let durable = match () {
-        () if from_cache => Durable::Later,
-        () if has(open_flags::SYNC) => Durable::All,
-        () if has(open_flags::DSYNC) => Durable::Data,
-        () => Durable::Later,
+    let durable = if from_cache {
+        Durable::Later
+    } else if has(open_flags::SYNC) {
+        Durable::All
+    } else if has(open_flags::DSYNC) {
+        Durable::Data
+    } else {
+        Durable::Later
     };
     let (handle, offset, size) = (Handle(wire.fh.get()), wire.offset.get(), wire.size.get());
     Operation::Write { handle, offset, size, flags, durable }

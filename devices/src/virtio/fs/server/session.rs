@@ -45,6 +45,11 @@ impl Session {
     pub fn has(self, flag: u64) -> bool {
         self.flags & flag != 0
     }
+
+    /// Whether the guest sends no OPEN.
+    pub fn is_openless(self) -> bool {
+        self.has(init::NO_OPEN_SUPPORT)
+    }
 }
 
 /// Flags that this server wants.
